@@ -1,0 +1,10 @@
+"""Assay, from raw data to a ranked leaderboard. Each verb is a module here and a stage in dvc.yaml:
+
+prepare    raw images                -> data/<dataset>/samples.parquet
+extract    samples, frozen encoder   -> features/<dataset>/<encoder>/*.pt
+manifest   samples                   -> data/<dataset>/manifest.json (train / val / test, leaks removed)
+train      features, manifest        -> models/<dataset>/<model>/<category>/seed<k>/
+evaluate   models, features          -> metrics/<dataset>/<model>.json and <model>/
+bench      models                    -> metrics/bench/<dataset>.json (latency, memory)
+report     metrics                   -> metrics/report/index.html; track mirrors them to MLflow
+"""

@@ -1,0 +1,181 @@
+"""Reading and writing artefacts: whole or not at all, the same bytes for the same content, never a pickle.
+
+Every writer goes to a temporary name in the same folder, fsyncs and renames, so that a killed stage or a full disk leaves no file that looks
+complete. Foreign `.pt` files enter through `load_foreign` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import pyarrow
+    from torch import Tensor
+
+FOREIGN_BYTES = 4 * 2**30  # what one foreign .pt may unpack to
+FOREIGN_RATIO = 100  # and how much larger than the file that may be
+
+
+class UnsafeFile(ValueError):
+    """A foreign file was refused: it could run code, exhaust memory, or holds values that are not finite."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """An open file that becomes `path` only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"disk full while writing {path}; nothing was left behind. Free some space and run again") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 with LF line ends on every system."""
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Keys in the order given, which writers keep stable; NaN is an error, not a value."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    require(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_table(path: Path, columns: dict[str, Any], schema: pyarrow.Schema | None = None) -> None:
+    """Parquet; the same columns give the same bytes."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with writing(path) as file:
+        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), file, compression="zstd")
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a parquet file as dicts."""
+    import pyarrow.parquet
+
+    require(path)
+    return pyarrow.parquet.read_table(path).to_pylist()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A `.pt` of plain tensors. Views are cloned: saved as they are, they would drag their whole storage along."""
+    import torch
+
+    with writing(path) as file:
+        torch.save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, file)
+
+
+def open_tensors(path: Path) -> dict[str, Tensor]:
+    """Our own `.pt`, memory-mapped: rows are read from disk when they are touched."""
+    import torch
+
+    require(path)
+    return torch.load(path, mmap=True, weights_only=True, map_location="cpu")
+
+
+def write_model(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """safetensors with `about` as sorted JSON under one metadata key (more than one key is not written in a fixed order)."""
+    from safetensors.torch import save
+
+    with writing(path) as file:
+        file.write(save({name: tensor.contiguous() for name, tensor in state.items()}, {"assay": json.dumps(about, sort_keys=True)}))
+
+
+def read_model(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    require(path)
+    return load_file(path)
+
+
+def load_foreign(path: Path) -> Any:
+    """A `.pt` that somebody else wrote: tensors, numpy arrays, plain containers and numbers only.
+
+    Refuses, before anything is unpacked, archives that declare more than they should, and anything that would import code;
+    afterwards, values that are not finite. Raises UnsafeFile with the reason.
+    """
+    import pickle
+
+    import numpy
+    import torch
+
+    require(path)
+    _refuse_bomb(path)
+    allowed = [numpy.ndarray, numpy.dtype, numpy._core.multiarray._reconstruct, numpy._core.multiarray.scalar]
+    allowed += [(getattr(numpy._core.multiarray, name), f"numpy.core.multiarray.{name}") for name in ("_reconstruct", "scalar")]
+    allowed += [type(numpy.dtype(kind)) for kind in "?bhilqBHILQefd"]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
+        raise UnsafeFile(f"{path} is not a plain file of tensors and was not loaded: {reason}") from None
+    _refuse_not_finite(path, content, at="")
+    return content
+
+
+def _refuse_bomb(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise UnsafeFile(f"{path} is not a zip-based .pt file as torch writes them since 1.6; save it again with a current torch")
+    with zipfile.ZipFile(path) as archive:
+        declared = sum(entry.file_size for entry in archive.infolist())
+    if declared > FOREIGN_BYTES or declared > FOREIGN_RATIO * path.stat().st_size + 2**20:
+        raise UnsafeFile(f"{path} ({path.stat().st_size} bytes) would unpack to {declared} bytes; refused as a decompression bomb")
+
+
+def _refuse_not_finite(path: Path, content: Any, at: str) -> None:
+    import numpy
+    import torch
+
+    if isinstance(content, dict):
+        for key, value in content.items():
+            _refuse_not_finite(path, value, f"{at}.{key}")
+    elif isinstance(content, list | tuple):
+        for position, value in enumerate(content):
+            _refuse_not_finite(path, value, f"{at}[{position}]")
+    elif isinstance(content, torch.Tensor) and content.is_floating_point() and not content.isfinite().all():
+        raise UnsafeFile(f"{path}: {at.lstrip('.')} holds NaN or infinity; extract these features again")
+    elif isinstance(content, numpy.ndarray) and (content.dtype.kind not in "biuf" or not numpy.isfinite(content).all()):
+        raise UnsafeFile(f"{path}: {at.lstrip('.')} is not an array of finite numbers (dtype {content.dtype}); extract these features again")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of the bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(content: Any) -> str:
+    """SHA-256 of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def require(path: Path) -> None:
+    if not path.is_file():
+        stage = {"data": "prepare", "features": "extract", "models": "train", "metrics": "evaluate"}.get(path.parts[0] if path.parts else "")
+        hint = f" Run `dvc repro {stage}`." if stage and not path.is_absolute() else ""
+        raise FileNotFoundError(f"{path} is not here.{hint}")

@@ -1,0 +1,233 @@
+"""params.yaml, checked: one pydantic model per section, unknown keys refused with the nearest known one and the line.
+
+The options of an adapter, an encoder or a detector are not listed here: their schema is the signature of the function or class that takes them,
+so that a new one touches no shared file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, create_model
+
+PATH = Path("params.yaml")
+TAGS = ("<model>", "<group>")  # of the two shapes of an entry under models; they stand in pydantic's error paths, not in the file
+
+
+class ParamsError(ValueError):
+    """params.yaml asks for something that does not exist or does not fit."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entry(BaseModel):
+    """A named entry whose remaining keys are the options of what it names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class DatasetEntry(Entry):
+    adapter: str
+    source: str
+
+
+class EncoderEntry(Entry):
+    kind: str
+    image_size: int = Field(ge=16, le=4096)
+
+
+class ModelEntry(Entry):
+    detector: str = Field(pattern=r"^[a-z_0-9]+\.[a-z_0-9]+$")
+    label: str = ""
+
+
+class ModelGroup(Section):
+    """Several models that one stage fits and judges, each a row of its own."""
+
+    rows: dict[str, ModelEntry] = Field(min_length=1)
+
+
+def _shape(entry: Any) -> str:
+    return TAGS["rows" in entry] if isinstance(entry, dict) else TAGS[isinstance(entry, ModelGroup)]
+
+
+class Extract(Section):
+    dataset: str
+    encoder: str
+    reads: str
+
+
+class RunEntry(Section):
+    """One model on one data set. `code` and `maths` are the files that DVC watches for it (the same path twice where there is one)."""
+
+    dataset: str
+    model: str
+    encoder: str
+    code: str
+    maths: str
+
+
+class Protocol(Section):
+    """How every model of a data set is judged."""
+
+    seeds: list[int] = Field(min_length=1)
+    split_seed: int
+    val_fraction: float = Field(gt=0, lt=0.5)
+    test_fraction: float = Field(gt=0, lt=1)
+    folds: int = Field(ge=2)
+    map_size: int = Field(ge=16)
+    fpr_limits: list[float]
+    target_false_alarm_rate: float = Field(gt=0, lt=1)
+    bootstrap_resamples: int = Field(ge=100)
+    pixel_bins_above: int = Field(ge=0)
+
+
+class FeatureStore(Section):
+    budget_gb: float = Field(gt=0)
+    form: Literal["float32", "float16", "streamed"]
+    shard_mb: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+
+
+class Report(Section):
+    title: str
+    worst_cases: int = Field(ge=0)
+    overlays: int = Field(ge=0)
+
+
+class Compute(Section):
+    device: str
+    threads: int = Field(ge=1)
+    processes: int = Field(ge=1)
+
+
+class Bench(Section):
+    warmup: int = Field(ge=0)
+    repeats: int = Field(ge=1)
+    seconds: float = Field(gt=0)
+
+
+class Tracking(Section):
+    """Where finished runs are mirrored; the files stay the truth."""
+
+    enabled: bool
+    uri: str
+    experiment: str
+
+
+class Params(Section):
+    datasets: dict[str, DatasetEntry]
+    encoders: dict[str, EncoderEntry]
+    extracts: dict[str, Extract]
+    models: dict[str, Annotated[Annotated[ModelEntry, Tag(TAGS[0])] | Annotated[ModelGroup, Tag(TAGS[1])], Discriminator(_shape)]]
+    runs: dict[str, RunEntry]
+    protocol: Protocol
+    features: FeatureStore
+    report: Report
+    bench: Bench
+    compute: Compute
+    tracking: Tracking
+    backbones: str
+
+    def entry(self, section: str, name: str) -> Any:
+        """The entry `name` of a section, or an error that names the nearest one."""
+        table = getattr(self, section)
+        if name not in table:
+            raise ParamsError(f"{PATH}: {section} has no entry {name!r}{_nearest(name, table)}")
+        return table[name]
+
+    def rows(self, model: str) -> dict[str, ModelEntry]:
+        """The models behind one entry: itself, or the rows of a group."""
+        entry = self.entry("models", model)
+        return entry.rows if isinstance(entry, ModelGroup) else {model: entry}
+
+
+def load(path: Path = PATH) -> Params:
+    """Read and check the whole file. Raises ParamsError with the line, what is wrong and the nearest known key."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not path.is_file():
+        raise ParamsError(f"{path} is not here. Run from the project's root, where dvc.yaml lies.")
+    try:
+        raw = YAML(typ="safe").load(path)
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    return _validate(Params, raw, path, at=())
+
+
+def options(factory: Callable[..., Any], given: dict[str, Any], at: tuple[str, ...], path: Path = PATH) -> dict[str, Any]:
+    """`given` checked against the keyword parameters of `factory`, with its defaults filled in.
+
+    `at` is where the entry stands in params.yaml, e.g. ("models", "patchcore"). Positional parameters of `factory` are not options.
+    """
+    function = factory.__init__ if inspect.isclass(factory) else factory
+    hints = get_type_hints(function)
+    fields = {
+        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    schema = create_model("Options", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
+    checked = _validate(schema, given, path, at)
+    return {name: getattr(checked, name) for name in fields}
+
+
+def _validate(schema: type[BaseModel], raw: Any, path: Path, at: tuple[str, ...]) -> Any:
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(schema, raw, path, at, problem) for problem in error.errors()]
+        raise ParamsError("\n".join(lines)) from None
+
+
+def _explain(schema: type[BaseModel], raw: Any, path: Path, at: tuple[str, ...], problem: Any) -> str:
+    loc = tuple(str(part) for part in problem["loc"] if part not in TAGS)
+    keys = (*at, *loc)
+    where = f"{path}:{_line(path, keys)} {'.'.join(keys)}"
+    if problem["type"] == "extra_forbidden":
+        return f"{where} is not a known key{_nearest(keys[-1], _siblings(schema, problem['loc']))}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _siblings(schema: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """The known keys beside the unknown one at `loc`, following nested models and tables of models."""
+    current: Any = schema
+    for part in loc[:-1]:
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            continue  # a key of a table: the model of its values is already current
+        arguments = getattr(field.annotation, "__args__", (field.annotation,))
+        current = arguments[-1]
+    return list(getattr(current, "model_fields", {}))
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Known: {', '.join(sorted(known))}"
+
+
+def _line(path: Path, keys: tuple[str, ...]) -> int:
+    """The 1-based line of the deepest of `keys` that stands in the file; 1 where it cannot be told."""
+    from ruamel.yaml import YAML
+
+    node, line = YAML(typ="rt").load(path) if path.is_file() else None, 0
+    for key in keys:
+        if not hasattr(node, "lc") or not isinstance(node, dict) or key not in node:
+            break
+        line = node.lc.key(key)[0]
+        node = node[key]
+    return line + 1
