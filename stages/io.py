@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from stages.errors import Missing, UserError
+
 if TYPE_CHECKING:
     import pyarrow
     from torch import Tensor
@@ -24,7 +26,7 @@ FOREIGN_BYTES = 4 * 2**30  # what one foreign .pt may unpack to
 FOREIGN_RATIO = 100  # and how much larger than the file that may be
 
 
-class UnsafeFile(ValueError):
+class UnsafeFile(UserError, ValueError):
     """A foreign file was refused: it could run code, exhaust memory, or holds values that are not finite."""
 
 
@@ -49,8 +51,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 def write_text(path: Path, text: str) -> None:
     """UTF-8 with LF line ends on every system."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     with writing(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -138,6 +144,21 @@ def load_foreign(path: Path) -> Any:
     return content
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pretrained network, in the file's own order: safetensors, a `.pt` archive, or torch's format before 1.6.
+
+    The oldest format is no archive, so it cannot be a bomb; weights_only keeps code out of all of them.
+    """
+    import torch
+
+    if path.suffix == ".safetensors":
+        return read_model(path)
+    if zipfile.is_zipfile(path):
+        return load_foreign(path)
+    require(path)
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
 def _refuse_bomb(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise UnsafeFile(f"{path} is not a zip-based .pt file as torch writes them since 1.6; save it again with a current torch")
@@ -174,8 +195,10 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def require(path: Path) -> None:
+def require(path: Path) -> Path:
+    """`path` if there is a file, else Missing with the stage that makes it."""
     if not path.is_file():
         stage = {"data": "prepare", "features": "extract", "models": "train", "metrics": "evaluate"}.get(path.parts[0] if path.parts else "")
         hint = f" Run `dvc repro {stage}`." if stage and not path.is_absolute() else ""
-        raise FileNotFoundError(f"{path} is not here.{hint}")
+        raise Missing(f"{path} is not here.{hint}")
+    return path

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, create_model
 
+from stages.errors import UserError
+
 PATH = Path("params.yaml")
 TAGS = ("<model>", "<group>")  # of the two shapes of an entry under models; they stand in pydantic's error paths, not in the file
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError, ValueError):
     """params.yaml asks for something that does not exist or does not fit."""
 
 

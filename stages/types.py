@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from stages.errors import UserError
+
 if TYPE_CHECKING:
     from stages.training import Run
 
@@ -50,7 +52,7 @@ class Need(NamedTuple):
     backbone: str | None = None  # a student must copy its teacher's architecture; None = any
 
 
-class Refusal(RuntimeError):
+class Refusal(UserError, RuntimeError):
     """A known reason why a model cannot be had here (weights absent, too few images): a row in the tables, not a crash."""
 
 
