@@ -1,0 +1,1 @@
+"""Detectors that fit a distribution to normal embeddings."""

@@ -1,0 +1,1 @@
+"""Detectors whose student learns to imitate a teacher on normal images."""

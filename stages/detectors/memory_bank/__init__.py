@@ -1,0 +1,1 @@
+"""Detectors that keep normal embeddings and measure the distance to the nearest."""

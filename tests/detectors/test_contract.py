@@ -1,0 +1,158 @@
+"""What every detector promises, whoever wrote it. A new detector is tested here without being named."""
+
+import pytest
+import torch
+
+from stages import detectors
+from stages.detectors import build, known
+from stages.training import Run
+from stages.types import Detector, NotFitted
+from tests.arrays import ArrayBatches, features_of, normal_pixels, plant_defect
+
+SMALL = {  # options that make a fit take a fraction of a second
+    "memory_bank.patchcore": {"layers": ["layer1", "layer2"], "coreset_ratio": 0.2, "blur_sigma": 1.0},
+    "density.padim": {"channels": 20, "blur_sigma": 1.0},
+    "distillation.stfpm": {"backbone": "tiny", "steps": 40, "batch_size": 8},
+}
+TRAIN, HELD_OUT = normal_pixels(12, seed=1), normal_pixels(8, seed=2)
+
+pytestmark = [pytest.mark.usefixtures("tiny_cnn"), pytest.mark.parametrize("name", known())]
+
+
+def make(name: str) -> Detector:
+    return build(name, SMALL.get(name, {}), at=("models", name))
+
+
+def fit(name: str, seed: int = 0) -> Detector:
+    return make(name).fit(ArrayBatches(features_of(TRAIN)), ArrayBatches(features_of(HELD_OUT)), Run(seed=seed, quiet=True))
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return {}
+
+
+@pytest.fixture
+def fitted(name, cache):
+    """One fit for all tests that only score."""
+    if name not in cache:
+        cache[name] = fit(name)
+    return cache[name]
+
+
+def assert_same(one, other):
+    """Bit for bit without a network in the way; convolutions may round differently for another batch size."""
+    for left, right in zip(one, other, strict=True):
+        if left is not None or right is not None:
+            torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-7)
+
+
+def test_a_score_before_fit_is_refused(name):
+    detector = make(name)
+    if not detector.state_dict():
+        pytest.skip("learns nothing, so there is nothing to fit first")
+    with pytest.raises(NotFitted, match=type(detector).__name__):
+        detector.score(features_of(HELD_OUT))
+
+
+def test_shapes_and_types(name):
+    """On images that are not square, so that height and width cannot be mistaken for each other."""
+    narrow = make(name).fit(ArrayBatches(features_of(TRAIN[:, :, :, :28])), None, Run(seed=0, quiet=True))
+    image_score, anomaly_map = narrow.score(features_of(HELD_OUT[:, :, :, :28]))
+    assert image_score.shape == (8,) and image_score.dtype == torch.float32 and not image_score.requires_grad
+    assert anomaly_map is None or (anomaly_map.shape == (8, 32, 28) and anomaly_map.dtype == torch.float32)
+
+
+def test_an_image_scores_the_same_alone_or_in_any_company(name, fitted):
+    features = features_of(HELD_OUT)
+    together = fitted.score(features)
+    order = [5, 2, 7, 0, 1, 6, 3, 4]
+    shuffled = fitted.score({key: values[order] for key, values in features.items()})
+    assert_same([value if value is None else value[order] for value in together], shuffled)
+    for place in range(8):
+        alone = fitted.score({key: values[place : place + 1] for key, values in features.items()})
+        assert_same([value if value is None else value[place : place + 1] for value in together], alone)
+    company = features_of(torch.cat([HELD_OUT[:1], plant_defect(HELD_OUT[:3])]))
+    assert_same([value if value is None else value[:1] for value in together], [v if v is None else v[:1] for v in fitted.score(company)])
+
+
+def test_scoring_changes_neither_the_input_nor_the_detector(name, fitted):
+    features = features_of(HELD_OUT)
+    before = {key: values.clone() for key, values in features.items()}
+    state = {key: values.clone() for key, values in fitted.state_dict().items()}
+    first = fitted.score(features)
+    assert all(torch.equal(before[key], features[key]) for key in before)
+    assert all(torch.equal(state[key], values) for key, values in fitted.state_dict().items())
+    assert torch.equal(first.image_score, fitted.score(features).image_score)
+
+
+def test_fitting_leaves_the_training_features_as_they_were(name):
+    features = features_of(TRAIN)
+    before = {key: values.clone() for key, values in features.items()}
+    make(name).fit(ArrayBatches(features), None, Run(seed=0, quiet=True))
+    assert all(torch.equal(before[key], features[key]) for key in before)
+
+
+def test_the_state_is_the_whole_model(name, fitted):
+    fresh = make(name)
+    fresh.load_state_dict({key: values.clone() for key, values in fitted.state_dict().items()})
+    for one, other in zip(fitted.score(features_of(HELD_OUT)), fresh.score(features_of(HELD_OUT)), strict=True):
+        assert one is other is None or torch.equal(one, other)
+
+
+def test_loading_into_a_fitted_detector_replaces_what_it_knew(name, fitted):
+    """Anything built from the buffers (an index, unpacked factors) must be built again."""
+    other = make(name).fit(ArrayBatches(features_of(255 - TRAIN)), None, Run(seed=5, quiet=True))
+    other.score(features_of(HELD_OUT))
+    other.load_state_dict(fitted.state_dict())
+    assert torch.equal(other.score(features_of(HELD_OUT)).image_score, fitted.score(features_of(HELD_OUT)).image_score)
+
+
+def test_the_same_seed_gives_the_same_state(name, fitted):
+    torch.manual_seed(99)  # the global generator must not matter
+    again = fit(name)
+    assert all(torch.equal(values, again.state_dict()[key]) for key, values in fitted.state_dict().items())
+
+
+def test_fitting_leaves_the_global_generator_alone(name):
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    fit(name)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_planted_defect_outscores_every_training_image(name, fitted):
+    if hasattr(fitted, "blind"):
+        pytest.skip(fitted.blind)
+    normal = fitted.score(features_of(TRAIN)).image_score
+    planted = fitted.score(features_of(plant_defect(HELD_OUT))).image_score
+    assert planted.min() > normal.max()
+
+
+def test_a_map_is_higher_at_the_planted_defect(name, fitted):
+    _, anomaly_map = fitted.score(features_of(plant_defect(HELD_OUT)))
+    if anomaly_map is None:
+        pytest.skip("gives no map")
+    inside = torch.zeros(32, 32, dtype=torch.bool)
+    inside[9:19, 12:22] = True
+    assert (anomaly_map[:, inside].mean(dim=1) > 1.5 * anomaly_map[:, ~inside].mean(dim=1)).all()
+
+
+def test_more_images_held_out_do_not_change_what_a_one_pass_model_learns(name, fitted):
+    if not fitted.one_pass:
+        pytest.skip("uses held-out images to decide when to stop")
+    alone = make(name).fit(ArrayBatches(features_of(TRAIN)), None, Run(seed=0, quiet=True))
+    assert all(torch.equal(values, alone.state_dict()[key]) for key, values in fitted.state_dict().items())
+
+
+def test_the_batch_size_of_the_store_does_not_change_what_is_learnt(name, fitted):
+    """Sums are taken in another order, so up to rounding. A student draws its own batches, whatever the store hands out."""
+    other = make(name).fit(
+        ArrayBatches(features_of(TRAIN), batch_size=5), ArrayBatches(features_of(HELD_OUT), batch_size=3), Run(seed=0, quiet=True)
+    )
+    expected, got = fitted.score(features_of(HELD_OUT)).image_score, other.score(features_of(HELD_OUT)).image_score
+    torch.testing.assert_close(expected, got, rtol=1e-4, atol=1e-6)
+
+
+def test_every_detector_is_found_by_its_name(name):
+    assert issubclass(detectors.load(name), Detector)
