@@ -1,0 +1,146 @@
+"""Judge the models of one run on the test images: metrics with intervals, thresholds from held-out images, pictures.
+
+Reads fitted models and features, writes metrics/<dataset>/<model>.json (small, in git) and metrics/<dataset>/<model>/ (tables, predictions,
+thresholds, overlays). Maps are compared with masks at protocol.map_size over the whole image.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from stages import engine, errors, io
+from stages.detectors import artefact
+from stages.params import Params, load
+
+PREDICTION = ("sample_id", "category", "split", "seed", "label", "image_score")
+
+
+def main(name: str) -> int:
+    params = load()
+    run = params.entry("runs", name)
+    categories = sorted({sample["category"] for sample in _manifest(run.dataset)})
+    units = [
+        engine.Unit(f"{row}/{category}", {"params": params, "name": name, "row": row, "category": category})
+        for row in params.rows(run.model)
+        for category in categories
+    ]
+    outcomes = engine.run(judge, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch",))
+    if engine.crashed(name, outcomes):
+        return errors.DEFECT
+    judged = {outcome.key: outcome.value for outcome in outcomes}
+    results = {row: _write_row(params, name, row, {category: judged[f"{row}/{category}"] for category in categories}) for row in params.rows(run.model)}
+    single = results.get(run.model)
+    io.write_json(Path("metrics", run.dataset, f"{run.model}.json"), single or {"dataset": run.dataset, "model": run.model, "rows": results})
+    return errors.OK
+
+
+def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
+    """One unit: one model on one category over all seeds. Writes its pictures; returns what the tables need."""
+    import numpy as np
+
+    from stages.detectors.scoring import score_split
+    from stages.encoders.batches import open_batches
+    from stages.encoders.encoder import resolve_device
+    from stages.metrics.judgement import Rule, judge_category
+
+    run, protocol = params.runs[name], params.protocol
+    places = [artefact.folder(run.dataset, run.model, row, category, seed) for seed in protocol.seeds]
+    if refused := artefact.refusal(Path("models", run.dataset, run.model)) or artefact.refusal(places[0]):
+        return {"refused": refused}
+    splits: dict[str, list[dict[str, Any]]] = {"val": [], "test": []}
+    for sample in _manifest(run.dataset):
+        if sample["category"] == category and (sample["split"] == "val" or sample["split"].startswith("test")):
+            splits.setdefault(sample["split"], []).append(sample)
+    scored: dict[str, list[Any]] = {split: [] for split in splits}
+    for place in places:
+        detector = artefact.load(place).to(resolve_device(params.compute.device))
+        for split, samples in splits.items():
+            scored[split].append(score_split(detector, open_batches(run.dataset, run.encoder, samples, detector.needs.layers, params), protocol.map_size))
+    out_of_fold = _out_of_fold(places[0])
+    judgement = judge_category(
+        scored,
+        {split: [sample["group"] for sample in samples] for split, samples in splits.items()},
+        {split: np.array([sample["mask"] or sample["label"] == 0 for sample in samples], dtype=bool) for split, samples in splits.items()},
+        np.array([row["image_score"] for row in out_of_fold], dtype=np.float32),
+        Rule(protocol.fpr_limits, protocol.target_false_alarm_rate, protocol.bootstrap_resamples, protocol.pixel_bins_above),
+    )
+    folder = _row_folder(run.dataset, run.model, row) / category
+    io.write_text(folder / "thresholds.txt", judgement.text)
+    _write_pictures(folder, f"{row} on {category}", scored, judgement, out_of_fold, open_batches(run.dataset, run.encoder, splits["test"], (), params), params)
+    predictions = _predictions(protocol.seeds, splits, scored, out_of_fold)
+    weights = io.read_json(places[0] / "config.json")["encoder"].get("weights") or {"name": "none"}
+    return {"judgement": judgement, "predictions": predictions, "out_of_fold": out_of_fold, "weights": weights["name"]}
+
+
+def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> dict[str, Any]:
+    """The tables of one model over its categories; returns its result as it stands in git."""
+    from stages.metrics.result import result_of, tables_of, thresholds_of
+
+    run, folder = params.runs[name], _row_folder(params.runs[name].dataset, params.runs[name].model, row)
+    done = {category: value for category, value in judged.items() if "refused" not in value}
+    weights = next((value["weights"] for value in done.values()), None)
+    about = {"dataset": run.dataset, "model": row, "label": params.rows(run.model)[row].label, "encoder": run.encoder, "weights": weights}
+    refused = {category: value["refused"] for category, value in judged.items() if "refused" in value}
+    result = result_of(about | {"seeds": params.protocol.seeds}, {category: value["judgement"] for category, value in done.items()}, refused)
+    for file, text in tables_of(result).items():
+        io.write_text(folder / file, text)
+    io.write_json(folder / "thresholds.json", {category: thresholds_of(value["judgement"], value["out_of_fold"]) for category, value in done.items()})
+    rows = [prediction for value in done.values() for prediction in value["predictions"]]
+    io.write_table(folder / "predictions.parquet", {column: [row[column] for row in rows] for column in PREDICTION})
+    return result
+
+
+def _predictions(seeds: list[int], splits: dict[str, Any], scored: dict[str, Any], out_of_fold: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per image, split and seed; the split "train" holds the out-of-fold scores of the first seed."""
+    rows = [
+        {**sample, "seed": seed, "image_score": float(score)}
+        for split, samples in splits.items()
+        for seed, one in zip(seeds, scored[split], strict=True)
+        for sample, score in zip(samples, one.score, strict=True)
+    ]
+    return rows + [{**row, "split": "train", "seed": seeds[0]} for row in out_of_fold]
+
+
+def _write_pictures(folder: Path, title: str, scored: Any, judgement: Any, out_of_fold: list[dict[str, Any]], batches: Any, params: Params) -> None:
+    """The score histogram and a gallery of the first seed, on one colour scale for the whole category."""
+    import numpy as np
+
+    from stages.plots import gallery
+    from stages.plots.histogram import score_histogram
+    from stages.plots.overlay import scale_of
+
+    test, val = scored["test"][0], scored["val"][0]
+    threshold = judgement.thresholds["conformal"].value
+    held_out = np.concatenate([[row["image_score"] for row in out_of_fold], val.score[val.label == 0]])
+    io.write_bytes(folder / "histogram_scores.png", score_histogram(test.score[test.label == 0], test.score[test.label == 1], held_out, threshold, title))
+    good_maps = val.maps[val.label == 0] if val.maps is not None else ()
+    scale = scale_of(good_maps, params.protocol.target_false_alarm_rate) if len(good_maps) else None
+    choices = gallery.choose(test.score, test.label, np.inf if threshold is None else threshold, params.report.overlays)
+
+    def image(place: int) -> Any:
+        return batches.take([place]).features["pixels"][0].permute(1, 2, 0).numpy()
+
+    listed = []
+    for picture in gallery.pictures(choices, test.sample_id, test.score, image, test.maps, test.masks, scale, threshold):
+        io.write_bytes(folder / "overlays" / picture.file, picture.png)
+        listed.append({"file": picture.file, "kind": picture.choice.kind, "sample_id": test.sample_id[picture.choice.position]})
+    io.write_json(folder / "overlays" / "index.json", listed)
+
+
+def _row_folder(dataset: str, model: str, row: str) -> Path:
+    return Path("metrics", dataset, model, *([row] if row != model else []))
+
+
+def _out_of_fold(place: Path) -> list[dict[str, Any]]:
+    path = place / "out_of_fold.parquet"
+    return io.read_table(path) if path.is_file() else []
+
+
+def _manifest(dataset: str) -> list[dict[str, Any]]:
+    return io.read_json(Path("data", dataset, "manifest.json"))["samples"]
+
+
+if __name__ == "__main__":
+    sys.exit(errors.guarded(lambda: main(sys.argv[1])))

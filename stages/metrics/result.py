@@ -1,0 +1,52 @@
+"""What is written down of one model on one data set: its result as it stands in git, and its tables. Judgements in, plain data and text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.metrics import tables
+from stages.metrics.judgement import DEFAULT, Judgement, mean_over
+
+AVERAGING = "unweighted mean over categories"
+SUSPICIOUS = 10
+
+
+def result_of(about: dict[str, Any], judgements: Mapping[str, Judgement], refused: Mapping[str, str]) -> dict[str, Any]:
+    """`about` and the metrics of every category and their mean; of a model that was refused everywhere, the reason.
+
+    refused: by category, why there is no model.
+    """
+    if not judgements:
+        return about | {"refused": next(iter(refused.values()))}
+    cells = {category: judgement.cells for category, judgement in judgements.items()}
+    shift = {category: judgement.shift for category, judgement in judgements.items() if judgement.shift}
+    result = about | {"averaging": AVERAGING, "categories": cells, "mean": mean_over(judgements)}
+    return result | ({"shift": shift} if shift else {}) | ({"refused_categories": dict(refused)} if refused else {})
+
+
+def tables_of(result: dict[str, Any]) -> dict[str, str]:
+    """File name -> text, for the tables of a result."""
+    if "refused" in result:
+        return {}
+    cells, mean = result["categories"], result["mean"]
+    return {
+        "summary_metrics.csv": tables.summary_csv(cells, mean),
+        "summary_metrics_pretty.csv": tables.pretty_csv(cells, mean),
+        "summary_metrics_pretty.md": tables.pretty_markdown(cells, mean),
+        **{f"{category}/metrics.csv": tables.metrics_csv(own) for category, own in cells.items()},
+    }
+
+
+def thresholds_of(judgement: Judgement, out_of_fold: list[dict[str, Any]]) -> dict[str, Any]:
+    """What predict and export read: thresholds with what they promise, and the training images that look most like defects.
+
+    out_of_fold: rows with sample_id and image_score.
+    """
+    suspicious = sorted(out_of_fold, key=lambda row: (-row["image_score"], row["sample_id"]))[:SUSPICIOUS]
+    return {
+        "default": DEFAULT,
+        "thresholds": {method: threshold.to_dict() for method, threshold in judgement.thresholds.items()},
+        "oracle (test-fitted)": {method: threshold.to_dict() for method, threshold in judgement.oracle.items()},
+        "suspicious_training_images": [{"sample_id": row["sample_id"], "image_score": row["image_score"]} for row in suspicious],
+    }
