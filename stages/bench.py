@@ -1,0 +1,91 @@
+"""Time every model of one data set, from a decoded image to its score, in one process.
+
+Reads fitted models and a few test images, writes metrics/bench/<dataset>.json. Timings differ from machine to machine and run to run, so they lie
+apart from the metrics.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from stages import errors, io
+from stages.detectors import artefact
+from stages.params import Params, load
+
+BATCH = 16
+
+
+def main(dataset: str) -> int:
+    params = load()
+    images = _images(dataset)
+    models: dict[str, Any] = {}
+    for run in params.runs.values():
+        if run.dataset == dataset:
+            for row in params.rows(run.model):
+                models[row] = _bench(params, _first_model(params, dataset, run.model, row), images)
+                print(f"{dataset} {row}: {models[row]}")
+    io.write_json(Path("metrics", "bench", f"{dataset}.json"), {"dataset": dataset, "machine": _machine(params), "models": models})
+    return errors.OK
+
+
+def _bench(params: Params, folder: Path | None, images: list[Any]) -> dict[str, Any]:
+    if folder is None:
+        return {"refused": "no fitted model"}
+    import torch
+
+    from stages.metrics.latency import measure
+    from stages.serving.pipeline import Pipeline
+
+    pipeline = Pipeline.load(folder, params.compute.device, params.compute.threads, Path(params.backbones))
+    rule, synchronise = params.bench, torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
+    single = measure(lambda: pipeline(images[:1]), rule.warmup, rule.repeats, rule.seconds, synchronise)
+    batch = measure(lambda: pipeline(images[:BATCH]), 1, rule.repeats, rule.seconds, synchronise)
+    total, trainable = pipeline.parameters()
+    return {
+        "latency_ms_p50": round(single.p50_ms, 3),
+        "latency_ms_p95": round(single.p95_ms, 3),
+        "throughput_per_s": round(1000 * min(BATCH, len(images)) / batch.p50_ms, 2),
+        "batch": min(BATCH, len(images)),
+        "repeats": single.repeats,
+        "parameters": total,
+        "trainable_parameters": trainable,
+    }
+
+
+def _images(dataset: str) -> list[Any]:
+    """The first test images, decoded."""
+    from stages.datasets.images import read_image
+    from stages.datasets.samples import root_of
+
+    root = root_of(Path("data", dataset, "dataset.json"))
+    paths = {row["sample_id"]: row["image_path"] for row in io.read_table(Path("data", dataset, "samples.parquet"))}
+    tests = [sample["sample_id"] for sample in io.read_json(Path("data", dataset, "manifest.json"))["samples"] if sample["split"] == "test"]
+    return [read_image(root / paths[sample]) for sample in tests[:BATCH]]
+
+
+def _first_model(params: Params, dataset: str, model: str, row: str) -> Path | None:
+    """The first category's model of the first seed, or None where it was refused."""
+    base = artefact.folder(dataset, model, row, "*", params.protocol.seeds[0])
+    return next(iter(sorted(path.parent for path in Path().glob(f"{base.as_posix()}/config.json"))), None)
+
+
+def _machine(params: Params) -> dict[str, Any]:
+    import os
+    import platform
+
+    import torch
+
+    return {
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": params.compute.threads,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(errors.guarded(lambda: main(sys.argv[1])))

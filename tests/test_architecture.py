@@ -1,0 +1,167 @@
+"""The folder tree is the architecture: imports point down, and dvc.yaml names every module that a stage really imports."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages import params
+
+ROOT = Path(__file__).parent.parent
+VERBS = ("prepare", "extract", "manifest", "train", "evaluate", "bench", "report", "track")
+GROUND = ("types", "params", "io", "seed", "errors", "engine", "training")
+NOUNS = ("datasets", "encoders", "detectors", "timeseries", "fusion", "metrics", "plots")
+SOURCES = sorted((ROOT / "stages").rglob("*.py"))
+
+
+def _typing_only(tree: ast.AST) -> set[ast.AST]:
+    """Nodes under `if TYPE_CHECKING`: they are never imported."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {inner for block in blocks for inner in ast.walk(block)}
+
+
+def _file_of(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else None
+
+
+@cache
+def imported(source: Path) -> frozenset[Path]:
+    """Files of this project that `source` imports, at its top or inside a function."""
+    tree = ast.parse(source.read_text())
+    names: set[str] = set()
+    hidden = _typing_only(tree)
+    for node in ast.walk(tree):
+        if node in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    files = {_file_of(name) for name in names if name == "stages" or name.startswith("stages.")}
+    return frozenset(file for file in files if file and file != source and file != ROOT / "stages/__init__.py")
+
+
+def closure(*sources: Path) -> set[Path]:
+    seen: set[Path] = set()
+    waiting = list(sources)
+    while waiting:
+        source = waiting.pop()
+        if source not in seen:
+            seen.add(source)
+            waiting += imported(source)
+    return seen
+
+
+def stages() -> dict[str, dict]:
+    """Every stage of dvc.yaml with its tables unfolded: {"train@solar-patchcore": {...}}."""
+    from dvc.repo import Repo
+
+    found = {}
+    for stage in Repo(str(ROOT)).index.stages:
+        found[stage.addressing] = {
+            "cmd": stage.cmd,
+            "deps": [dep.def_path for dep in stage.deps if dep.hash_name != "params" and not hasattr(dep, "params")],
+            "outs": [out.def_path for out in stage.outs],
+        }
+    return found
+
+
+@pytest.fixture(scope="module")
+def unfolded() -> dict[str, dict]:
+    return stages()
+
+
+def test_every_stage_runs_the_module_of_its_name(unfolded):
+    for name, stage in unfolded.items():
+        verb = name.split("@")[0]
+        assert verb in VERBS and stage["cmd"].split()[:3] == ["python", "-m", f"stages.{verb}"], name
+
+
+def test_deps_cover_every_module_that_a_stage_imports(unfolded):
+    settings = params.load(ROOT / "params.yaml")
+    for name, stage in unfolded.items():
+        verb, _, key = name.partition("@")
+        sources = [ROOT / "stages" / f"{verb}.py"]
+        if verb == "prepare":
+            sources.append(ROOT / "stages/datasets" / f"{settings.datasets[key].adapter}.py")
+        if verb in ("train", "evaluate"):
+            code = ROOT / settings.runs[key].code
+            sources += sorted(code.glob("*.py")) if code.is_dir() else [code]
+        watched = [ROOT / dep for dep in stage["deps"]]
+        missing = [source for source in closure(*sources) if not any(source == path or path in source.parents for path in watched)]
+        assert not missing, f"{name} imports {[str(path.relative_to(ROOT)) for path in missing]}, which its deps do not name"
+
+
+def test_every_dep_in_the_code_exists(unfolded):
+    for name, stage in unfolded.items():
+        for dep in stage["deps"]:
+            assert not dep.startswith("stages") or (ROOT / dep).exists(), f"{name}: {dep}"
+
+
+def test_a_run_names_the_file_of_its_detector():
+    settings = params.load(ROOT / "params.yaml")
+    for name, run in settings.runs.items():
+        for entry in settings.rows(run.model).values():
+            file = ROOT / "stages/detectors" / f"{entry.detector.replace('.', '/')}.py"
+            assert file.is_file() and (ROOT / run.code in (file, file.parent)), f"{name}: {run.code} does not hold {entry.detector}"
+
+
+def test_the_report_and_the_tracker_see_every_data_set(unfolded):
+    for dataset in params.load(ROOT / "params.yaml").datasets:
+        for stage in ("report", "track"):
+            assert f"metrics/{dataset}" in unfolded[stage]["deps"], f"add metrics/{dataset} to the deps of {stage} in dvc.yaml"
+
+
+def _layer(path: Path) -> str:
+    room = path.relative_to(ROOT / "stages").parts[0].removesuffix(".py")
+    return "verb" if room in (*VERBS, "serving") else "ground" if room in GROUND else "tracking" if room == "tracking" else "noun"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(source):
+    allowed = {"verb": {"verb", "noun", "ground", "tracking"}, "noun": {"noun", "ground"}, "ground": {"ground"}, "tracking": {"ground"}}
+    if source == ROOT / "stages/__init__.py":
+        return
+    for target in imported(source):
+        assert _layer(target) in allowed[_layer(source)], f"{source.name} imports {target.relative_to(ROOT)}"
+
+
+def test_detectors_do_not_import_each_other():
+    for source in (ROOT / "stages/detectors").rglob("*.py"):
+        family = source.parent
+        for target in imported(source):
+            inside = (ROOT / "stages/detectors") in target.parents
+            shared = target.parent == family / "maths" or target.name == "__init__.py" or target.parent == ROOT / "stages/detectors"
+            assert not inside or shared or family.name == "maths", f"{source.name} imports {target.relative_to(ROOT)}"
+
+
+def test_only_tracking_imports_mlflow_and_only_datasets_open_images():
+    for source in SOURCES:
+        text = source.read_text()
+        names = {alias.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
+        assert "mlflow" not in {name.split(".")[0] for name in names} or source.name == "tracking.py", source
+        assert "Image.open" not in text or source.parent.name == "datasets", source
+
+
+def test_no_pickle_no_eval_and_torch_load_only_in_io():
+    banned = {"pickle.load", "pickle.loads", "joblib.load", "yaml.load", "eval", "exec", "torch.load", "torch.jit.load"}
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in banned:
+                assert source.name == "io.py" and "weights_only=True" in ast.unparse(node), f"{source}:{node.lineno}"
+
+
+def test_no_room_has_a_name_that_says_nothing():
+    for path in (ROOT / "stages").rglob("*"):
+        assert path.stem not in {"utils", "util", "helpers", "helper", "common", "misc"}, path
+
+
+def test_dvc_yaml_is_small_enough_for_one_lock():
+    assert len(stages()) <= 70
+    assert set(YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]) == set(VERBS)
