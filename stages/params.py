@@ -64,9 +64,12 @@ def _shape(entry: Any) -> str:
 
 
 class Extract(Section):
+    """One encoder entry run over one data set. `code` is the file of the encoder's kind, for DVC to watch."""
+
     dataset: str
     encoder: str
     reads: str
+    code: str
 
 
 class RunEntry(Section):

@@ -1,9 +1,9 @@
 """The loop that every trained model shares: shuffle, step, measure, keep the best, stop early, survive a kill.
 
 Nothing in it depends on where it was interrupted. The order of an epoch and the random numbers of a step are derived from (seed, epoch) and
-(seed, step) alone, so no generator has a state to save; the learning rate is a function of the step. What is left, that is the model, the best
-state so far, the optimiser and the counters, goes into one file every few seconds, written whole or not at all, and a run that starts again from
-it ends bit for bit as one that was never stopped.
+(seed, step) alone, so no generator has a state to save; the learning rate is a function of the step. What is left, that is the model, the
+best state so far, the optimiser and the counters, goes into one file every few seconds, written whole or not at all, and a run that starts
+again from it ends bit for bit as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Plan:
 class Run:
     """One fit: its seed, its device, its progress, and where it resumes from.
 
-    resume: a folder outside every output of the pipeline, one per (code, parameters, data); the caller removes it once the result is stored.
-    history: what a fit wants remembered, in order; ends beside the model.
-    aux: auxiliary images by name (textures, penalty images), for the detectors that draw on any.
+    resume: a folder outside every output of the pipeline, one per (code, parameters, data); the caller removes it once the result is
+    stored. history: what a fit wants remembered, in order; ends beside the model. aux: auxiliary images by name (textures, penalty images),
+    for the detectors that draw on any.
     """
 
     seed: int
@@ -72,7 +72,7 @@ class Run:
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(self.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("compute.device is cuda, but torch sees no CUDA device here; set compute.device to cpu or auto in params.yaml")
+            raise RuntimeError("torch sees no CUDA device here; set compute.device to cpu or auto in params.yaml")
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A generator of its own for each purpose, on the CPU, so that every device draws the same numbers."""
@@ -267,6 +267,6 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["assay"])  # noqa: SIM118  not a dict
+            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["assay"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint of this program ({error}); delete the folder {path.parent} to start afresh") from error
+        raise ValueError(f"{path} is no checkpoint ({error}); delete the folder {path.parent} to start afresh") from error

@@ -1,5 +1,7 @@
-"""Small made-up data for tests of detectors and of the training loop: batches that lie in memory, a tiny network, images with and without a defect."""
+"""Small made-up data for tests of detectors and of the training loop: batches that lie in memory, a tiny network, images with and without a
+defect."""
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -34,14 +36,16 @@ class ArrayBatches:
 class TinyCNN(nn.Module):
     """Three layers at strides 2, 4, 8, called as the encoder `cnn` is; takes (B, 3, H, W) uint8."""
 
-    def __init__(self, *, backbone: str = "tiny", layers: tuple[str, ...] = LAYERS, weights: str = "random", seed: int, trainable: bool) -> None:
+    def __init__(
+        self, *, backbone: str = "tiny", layers: tuple[str, ...] = LAYERS, weights: str = "random", seed: int, trainable: bool
+    ) -> None:
         super().__init__()
         self.layers = tuple(layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             widths = (3, 8, 12, 16)
-            pairs = zip(widths, widths[1:], strict=False)
-            self.stages = nn.ModuleList(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairs)
+            layers = (nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in itertools.pairwise(widths))
+            self.stages = nn.ModuleList(layers)
         self.requires_grad_(trainable)
 
     def forward(self, pixels: Tensor) -> Features:

@@ -134,13 +134,16 @@ def test_every_library_is_held_to_the_threads_asked_for(processes):
             assert outcome.value == (threads, {threads}, {str(threads)}), outcome.error
 
 
-def test_the_callers_threads_and_environment_come_back():
+def test_the_callers_threads_and_environment_come_back(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     torch.set_num_threads(2)
-    before = dict(os.environ)
-    engine.run(same, seeds(1), threads=1)
-    pool(same, seeds(2))
-    assert torch.get_num_threads() == 2 and dict(os.environ) == before
-    torch.set_num_threads(1)
+    try:
+        engine.run(same, seeds(1), threads=1)
+        pool(same, seeds(2))
+        assert torch.get_num_threads() == 2 and os.environ["OMP_NUM_THREADS"] == "2" and "MKL_NUM_THREADS" not in os.environ
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -16,7 +16,8 @@ from stages.training import Diverged, Plan, Run
 from tests.arrays import ArrayBatches
 
 SGD = partial(torch.optim.SGD, lr=0.1)
-needs_fork = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="kills forked processes; this system cannot fork")
+FORKS = "fork" in multiprocessing.get_all_start_methods()
+needs_fork = pytest.mark.skipif(not FORKS, reason="kills forked processes, and this system cannot fork")
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_every_image_counts_once_an_epoch_in_an_order_of_its_own(run):
     batches, seen = data(10), []
     batches.take = lambda positions, take=batches.take: seen.append(positions) or take(positions)
     train(run, line(), Plan(optimiser=SGD, epochs=3, batch_size=4), batches)
-    epochs = [sum(seen[place : place + 3], []) for place in (0, 3, 6)]
+    epochs = [[position for batch in seen[place : place + 3] for position in batch] for place in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) == 3
     assert [len(batch) for batch in seen[:3]] == [4, 4, 2]
 
@@ -98,8 +99,10 @@ def test_the_schedule_scales_every_groups_own_rate(run):
         return 0 * square(model, batch, generator)
 
     made = []
-    plan = Plan(optimiser=lambda p: made.append(optimiser(p)) or made[0], epochs=2, batch_size=5, schedule=lambda step, total: 1 - step / total)
-    run.train(model, data(), loss, plan)
+    falling = Plan(
+        optimiser=lambda p: made.append(optimiser(p)) or made[0], epochs=2, batch_size=5, schedule=lambda step, of: 1 - step / of
+    )
+    run.train(model, data(), loss, falling)
     assert rates == [[1.0, 0.1], [0.75, pytest.approx(0.075)], [0.5, 0.05], [0.25, 0.025]]
 
 
@@ -211,7 +214,7 @@ def test_auto_is_a_device_that_is_here():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none_is_said_at_once():
-    with pytest.raises(RuntimeError, match="set compute.device to cpu or auto"):
+    with pytest.raises(RuntimeError, match=r"set compute\.device to cpu or auto"):
         Run(seed=0, device="cuda")
 
 

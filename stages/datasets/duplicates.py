@@ -23,8 +23,9 @@ HASH_SIDE = 16  # 16 x 16 differences: 256 bits
 HASH_DISTANCE = 56  # bits in which the hashes of a candidate pair may differ
 SIDE = 128  # pixels; images are compared at this size
 BAND = 24  # frequencies up to this many periods per side
+NOISE = 20.0  # amplitude of a frequency at which rounding and mild compression drown it
 SHIFT = 4.0  # pixels at SIDE
-SIMILAR = 0.8  # of 1 for identical images
+SIMILAR = 0.85  # of 1 for identical images
 BLOCK = 256  # candidate pairs, or rows of hashes, at a time
 
 
@@ -70,7 +71,7 @@ def clusters(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def phase(image: np.ndarray) -> np.ndarray:
-    """(2 BAND + 1, BAND + 1) complex64 spectrum of unit energy in which every frequency of the band weighs the same.
+    """(2 BAND + 1, BAND + 1) complex64 spectrum of unit energy in which every frequency of the band that rises above NOISE weighs the same.
 
     Zero for an image without structure, which is therefore like nothing.
     """
@@ -78,7 +79,7 @@ def phase(image: np.ndarray) -> np.ndarray:
     window = np.hanning(SIDE).astype(np.float32)  # the borders of two shifted copies differ
     spectrum = np.fft.rfft2((small - small.mean()) * window[:, None] * window)
     band = spectrum[_vertical(), : BAND + 1] * _in_band()
-    flat = band / (np.abs(band) + 1e-3)
+    flat = band / (np.abs(band) + NOISE)
     energy = np.sum(np.abs(flat) ** 2 * _weight())
     return (flat / np.sqrt(energy)).astype(np.complex64) if energy > 1 else np.zeros_like(flat, dtype=np.complex64)
 

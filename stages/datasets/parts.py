@@ -53,6 +53,7 @@ def read(source: Path, folder: Path, *, seed: int = 0, train_normal: int = 60, t
     check(counts, contamination)
     from stages.datasets.scenes.picture import SCENES
 
+    keep_freed_memory()
     samples = []
     for category in SCENES:
         train = training_orders(category, seed, train_normal, contamination)
@@ -60,6 +61,17 @@ def read(source: Path, folder: Path, *, seed: int = 0, train_normal: int = 60, t
         shifted = [Order("test_shift", k, bad) for bad, count in ((False, shift_normal), (True, shift_anomalous)) for k in range(count)]
         samples += write(folder, category, seed, train + tests + shifted)
     return Reading(folder, name_apart(samples), [], ABOUT | {"seed": seed, "contamination": contamination})
+
+
+def keep_freed_memory() -> None:
+    """Makes drawing about a third faster with glibc, and changes nothing elsewhere.
+
+    glibc hands arrays of a megabyte back to the system at once, and each new one costs its page faults again. Freeing one block of just
+    under 32 MiB raises the size from which it does so (mallopt(3), M_MMAP_THRESHOLD, "dynamic").
+    """
+    import numpy as np
+
+    np.empty(31 << 20, np.uint8)
 
 
 def check(counts: dict[str, int], contamination: float) -> None:

@@ -36,12 +36,10 @@ def split(dataset: str, rows: Sequence[Row], pairs: Sequence[Pair], rule: Rule) 
     """Draw the lists. pairs: from `duplicates.find` over the same rows. Raises DataError where a category cannot be learnt."""
     groups = clusters(len(rows), _links(rows, pairs))
     place = _fixed(rows)
-    leaks = _leaks(rows, pairs, place)
-    for leak in leaks:
-        del place[leak]
     _draw_test(dataset, rows, groups, place, rule)
-    for leak in leaks:
-        place.pop(leak, None)
+    leaks = _leaks(rows, pairs, place)
+    for position in leaks:
+        del place[position]
     _draw_val(dataset, rows, groups, place, rule)
     samples = _manifest_rows(rows, pairs, place)
     refuse_overlap(samples, {row["sample_id"]: row["content_hash"] for row in rows})
@@ -82,7 +80,7 @@ def _fixed(rows: Sequence[Row]) -> dict[int, str]:
 
 
 def _leaks(rows: Sequence[Row], pairs: Sequence[Pair], place: dict[int, str]) -> dict[int, dict[str, Any]]:
-    """Train positions that share group or content with the data set's own test, directly."""
+    """Train positions that share group or content with a test sample, directly: what to remove from train."""
     tests = [position for position, part in place.items() if part not in ("train", UNLABELLED)]
     by_group = {rows[position]["group"]: position for position in reversed(tests)}
     by_content = {rows[position]["content_hash"]: position for position in reversed(tests)}
@@ -114,16 +112,17 @@ def _leak(rows: Sequence[Row], position: int, reason: str, other: int, similarit
 
 
 def _draw_test(dataset: str, rows: Sequence[Row], groups: list[int], place: dict[int, str], rule: Rule) -> None:
-    """Place the samples whose split is not fixed."""
-    free = [position for position in range(len(rows)) if rows[position]["split"] is None and position not in place]
+    """Place the samples whose split is not fixed; what is bound to fixed train samples stays with them."""
+    free = [position for position in range(len(rows)) if position not in place]
+    learnt = {groups[position] for position, part in place.items() if part == "train"}
     bound = {groups[position] for position, part in place.items() if part not in ("train", UNLABELLED)}
     bound |= {groups[position] for position in free if rows[position]["label"] == 1}
     for category, members in _by_category(rows, groups, free).items():
         normals = [position for position in members if rows[position]["label"] == 0]
         forced = [position for position in normals if groups[position] in bound]
-        open_groups = _by_group(groups, (position for position in normals if groups[position] not in bound))
+        open_groups = _by_group(groups, (position for position in normals if groups[position] not in bound | learnt))
         wanted = round(rule.test_fraction * len(normals)) - len(forced)
-        drawn = _draw(open_groups, wanted, seed.numpy_generator(rule.split_seed, "test", dataset, category))
+        drawn = _draw(open_groups, wanted, 2, seed.numpy_generator(rule.split_seed, "test", dataset, category))
         for position in members:
             place[position] = "test" if groups[position] in bound | drawn else "train"
 
@@ -139,7 +138,7 @@ def _draw_val(dataset: str, rows: Sequence[Row], groups: list[int], place: dict[
         if len(whole) < 2:
             raise DataError(_too_few(category, len(normals), len(whole)))
         wanted = max(1, round(rule.val_fraction * len(normals)))
-        drawn = _draw(whole, wanted, seed.numpy_generator(rule.split_seed, "val", dataset, category)) or {_smallest(whole)}
+        drawn = _draw(whole, wanted, 1, seed.numpy_generator(rule.split_seed, "val", dataset, category)) or {_smallest(whole)}
         for position in normals:
             if groups[position] in drawn:
                 place[position] = "val"
@@ -166,11 +165,11 @@ def _by_group(groups: list[int], positions: Iterable[int]) -> dict[int, int]:
     return dict(size)
 
 
-def _draw(sizes: dict[int, int], wanted: int, generator: Any) -> set[int]:
-    """Whole groups in random order as long as they fit into `wanted` images: never more than wanted."""
+def _draw(sizes: dict[int, int], wanted: int, keep: int, generator: Any) -> set[int]:
+    """Whole groups in random order as long as they fit into `wanted` images and at least `keep` groups remain."""
     drawn, left = set(), wanted
     for group in generator.permutation(sorted(sizes)).tolist():
-        if sizes[group] <= left:
+        if sizes[group] <= left and len(drawn) < len(sizes) - keep:
             drawn.add(group)
             left -= sizes[group]
     return drawn

@@ -1,4 +1,5 @@
-"""Image detectors by family, imported one at a time: every file directly in a family's folder is a detector, its shared maths lies in `maths/`.
+"""Image detectors by family, imported one at a time: every file directly in a family's folder is a detector, its shared maths lies in
+`maths/`.
 
 A new detector is one new file; nothing is listed here. Its parameter schema is the signature of its constructor.
 """

@@ -1,4 +1,5 @@
-"""From a grid of patch scores to an anomaly map, as PaDiM and PatchCore both do it: bilinear to the size of the image, then a Gaussian blur.
+"""From a grid of patch scores to an anomaly map, as PaDiM and PatchCore both do it: bilinear to the size of the image, then a Gaussian
+blur.
 
 Every output pixel is computed by the same sequence of additions whatever the batch, so a map does not depend on the company of its image.
 """

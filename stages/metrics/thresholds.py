@@ -86,9 +86,7 @@ def youden(score: ArrayLike, label: ArrayLike) -> Threshold:
 
 
 def percentile_95(normal_score: ArrayLike) -> Threshold:
-    """95th percentile of good parts' scores. Without finite-sample correction: up to 1 in 20 good parts, and often more, will raise an
-    alarm.
-    """
+    """95th percentile of good parts' scores, without finite-sample correction: about 1 in 20 good parts will raise an alarm."""
     normal = checked_scores(normal_score, "normal score")
     value = float(np.percentile(normal, 95))
     return Threshold(
@@ -97,9 +95,7 @@ def percentile_95(normal_score: ArrayLike) -> Threshold:
 
 
 def conformal(normal_score: ArrayLike, target_false_alarm_rate: float = 0.01) -> Threshold:
-    """The default: P(a future good part scores above the value) <= target, or as near as the number of good parts allows, which `note`
-    then says.
-    """
+    """The default: P(a future good part scores above the value) <= target, or the nearest reachable rate, which `note` then says."""
     promise = conformal_quantile(normal_score, target_false_alarm_rate)
     achieved = promise._asdict()
     value, target = achieved.pop("value"), achieved.pop("target_false_alarm_rate")
@@ -107,8 +103,8 @@ def conformal(normal_score: ArrayLike, target_false_alarm_rate: float = 0.01) ->
     if not promise.reached:
         needed = int(np.ceil(1 / target - 1e-9)) - 1
         short = (
-            f"{promise.n_normal} good parts cannot promise less than {100 * promise.smallest_reachable_rate:.2g} % false alarms, so the target of "
-            f"{100 * target:.2g} % is not promised; it needs {needed} held-out good parts"
+            f"{promise.n_normal} good parts cannot promise less than {100 * promise.smallest_reachable_rate:.2g} % false alarms, "
+            f"so the target of {100 * target:.2g} % is not promised; it needs {needed} held-out good parts"
         )
     notes = [note for note in (collapsed(normal_score), short) if note]
     return Threshold("conformal", value, target, achieved, note="; ".join(notes) or None)
@@ -120,8 +116,8 @@ def collapsed(score: ArrayLike) -> str | None:
     if len(values) < 2 or np.ptp(values) > 0:
         return None
     return (
-        f"E402: all {len(values)} scores are {values[0]:g}, the model collapsed; likely causes: features that are constant (wrong layer, dead "
-        "network), a loss that diverged, or images that were all read as the same picture"
+        f"E402: all {len(values)} scores are {values[0]:g}, the model collapsed; likely causes: features that are constant "
+        "(wrong layer, dead network), a loss that diverged, or images that were all read as the same picture"
     )
 
 

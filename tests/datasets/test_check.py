@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from PIL import Image
 
 from stages.datasets import check
-from tests.datasets.trees import Tree, mvtec_tree
+from tests.datasets.trees import Tree, mvtec_tree, texture
 
 
 def _snapshot(root):
@@ -26,7 +25,8 @@ def test_every_planted_problem_is_reported_in_one_go(tmp_path):
     tree = mvtec_tree(tmp_path, train=60)
     train, test = tmp_path / "bottle/train/good", tmp_path / "bottle/test/good"
     (train / "000.png").write_bytes((test / "000.png").read_bytes())
-    Image.open(test / "001.png").save(train / "copy.jpg", quality=80)
+    tree.image("bottle/test/good/900.png", texture(900, 192))
+    tree.image("bottle/train/good/copy.jpg", texture(900, 192), quality=80)
     tree.file("bottle/train/good/005.png")
     tree.mask("bottle/ground_truth/crack/001_mask.png", shape=(9, 9))
     tree.image("bottle/extra/000.png")

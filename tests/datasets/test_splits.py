@@ -172,7 +172,7 @@ def _copies(rows) -> list[Pair]:
     return pairs
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_data_set())
 def test_no_data_set_makes_the_lists_overlap(case):
     rows, pairs = case

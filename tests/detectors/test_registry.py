@@ -14,7 +14,8 @@ def test_every_detector_of_the_tree_is_known_without_a_list():
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one():
-    with pytest.raises(KeyError, match=r"no detector 'memory_bank.pachcore'; did you mean 'memory_bank.patchcore'\? Known: .*density.padim"):
+    expected = r"no detector 'memory_bank.pachcore'; did you mean 'memory_bank.patchcore'\? Known: .*density.padim"
+    with pytest.raises(KeyError, match=expected):
         detectors.load("memory_bank.pachcore")
 
 
@@ -34,8 +35,7 @@ def test_options_reach_the_detector_and_what_is_not_given_is_the_papers():
 
 
 def test_one_family_is_imported_without_the_others_and_without_heavy_libraries():
-    code = (
-        "import sys; from stages import detectors; detectors.load('density.padim'); "
-        "print([name for name in ('faiss', 'timm', 'torchvision', 'sklearn', 'mlflow', 'matplotlib', 'stages.detectors.memory_bank') if name in sys.modules])"
-    )
+    heavy = ("faiss", "timm", "torchvision", "sklearn", "mlflow", "matplotlib", "stages.detectors.memory_bank")
+    load = "import sys; from stages import detectors; detectors.load('density.padim')"
+    code = f"{load}; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,13 +1,15 @@
 """PaDiM: every position of the feature grid has its own Gaussian of normal embeddings; a patch is as anomalous as its Mahalanobis distance.
 
-Three layers of a frozen network are brought to the grid of the finest and concatenated, a random subset of the channels is kept, and mean and covariance over
-the training images are taken at each position. Because it ties statistics to positions, it wants images that are aligned.
-Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization", arXiv:2011.08785.
+Three layers of a frozen network are brought to the grid of the finest and concatenated, a random subset of the channels is kept, and mean
+and covariance over the training images are taken at each position. Because it ties statistics to positions, it wants images that are
+aligned. Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization", arXiv:2011.08785.
 
 Deviations from the paper:
-- 100 channels whatever the backbone (the paper: 100 of ResNet-18's 448, 550 of WideResNet-50's 1792); where a network gives fewer, all are kept.
+- 100 channels whatever the backbone (the paper: 100 of ResNet-18's 448, 550 of WideResNet-50's 1792); where a network gives fewer, all are
+  kept.
 - Distances come from a triangular solve with the Cholesky factor, not from an inverse; factors are computed in float64 and kept in float32.
-- The paper does not name the interpolation between layers; nearest is what reference implementations use. Scores are never rescaled over a test set.
+- The paper does not name the interpolation between layers; nearest is what reference implementations use. Scores are never rescaled over a
+  test set.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 class PaDiM(Detector):
     """channels: how many are kept of all layers together, at random; None, or more than there are, keeps all.
 
-    epsilon: added to the diagonal of each covariance. blur_sigma: in pixels of the map. memory_gb: what the sums of one pass over the training images may take,
-    in 10^9 bytes; where the grid needs more, its positions are worked off in several passes.
+    epsilon: added to the diagonal of each covariance. blur_sigma: in pixels of the map. memory_gb: what the sums of one pass over the
+    training images may take, in 10^9 bytes; where the grid needs more, its positions are worked off in several passes.
     """
 
     one_pass = True
@@ -81,7 +83,8 @@ class PaDiM(Detector):
             self._unpacked = unpack_lower(self.factor)
         embeddings = self._embed(features)
         if embeddings.shape[1] != len(self.mean):
-            raise ValueError(f"PaDiM knows {len(self.mean)} positions, but these features have {embeddings.shape[1]}; give it images of the size it learnt")
+            came = f"PaDiM knows {len(self.mean)} positions, but these features have {embeddings.shape[1]}"
+            raise ValueError(f"{came}; give it images of the size it learnt")
         scores = torch.stack([mahalanobis(image - self.mean, self._unpacked) for image in embeddings])
         maps = to_pixels(scores.unflatten(1, self._grid(features)), tuple(features["pixels"].shape[2:]))
         anomaly_map = gaussian_blur(maps, self.blur_sigma)
@@ -105,8 +108,9 @@ class PaDiM(Detector):
         width = len(self.kept)
         needed = positions * width**2 * 8 * 3  # products, an intermediate, factors
         passes = min(positions, math.ceil(needed / (self.memory_gb * 1e9)))
-        size = f"{positions:,} positions x {width} channels: {needed * 1e-9:.2f} GB of sums"
-        run.say(f"Gaussians: {size}, {positions * width * (width + 1) * 2e-9:.2f} GB in the model, {passes} pass{'es' if passes > 1 else ''}")
+        kept = positions * width * (width + 1) / 2 * 4
+        sizes = f"{needed * 1e-9:.2f} GB of sums, {kept * 1e-9:.2f} GB in the model, passes over the images: {passes}"
+        run.say(f"Gaussians: {positions:,} positions x {width} channels, {sizes}")
         return passes
 
     def _estimate(self, train: Batches, positions: Tensor, run: Run) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,14 @@
 """STFPM: a student network learns, on normal images, to give the features of a frozen teacher; where it fails, the image is not normal.
 
-Teacher and student have the same architecture. At each position of each layer both feature vectors are scaled to unit length, and half their squared
-distance is what training lowers and what scoring shows; the maps of the layers are multiplied, so a position counts only where all scales disagree.
-Wang et al., "Student-Teacher Feature Pyramid Matching for Anomaly Detection", arXiv:2103.04257, equations 1-4 (written from the paper alone).
+Teacher and student have the same architecture. At each position of each layer both feature vectors are scaled to unit length, and half
+their squared distance is what training lowers and what scoring shows; the maps of the layers are multiplied, so a position counts only
+where all scales disagree. Wang et al., "Student-Teacher Feature Pyramid Matching for Anomaly Detection", arXiv:2103.04257, equations 1-4
+(written from the paper alone).
 
 Deviations from the paper:
 - The teacher's features are those that the encoder has stored; only the student looks at pixels.
-- The kept state is the one with the lowest mean anomaly map on held-out normal images (`val_map_mean`, once an epoch), and training stops after
-  `patience` epochs without a better one. Without held-out images all epochs are run and the last state is kept.
+- The kept state is the one with the lowest mean anomaly map on held-out normal images (`val_map_mean`, once an epoch), and training stops
+  after `patience` epochs without a better one. Without held-out images all epochs are run and the last state is kept.
 - `steps` caps the training below `epochs`.
 """
 
@@ -89,7 +90,8 @@ class STFPM(Detector):
         return [half_squared_distance(features[layer].to(device), student[layer], layer) for layer in self.needs.layers]
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Sum over layers of the mean over positions and images: a sum over images instead would multiply the learning rate by the batch size."""
+        """Sum over layers of the mean over positions and images: a sum over images instead would multiply the learning rate by the batch
+        size."""
         return torch.stack([layer.mean() for layer in self._disagreement(batch.features)]).sum()
 
     def _map(self, features: Features) -> Tensor:
@@ -105,5 +107,5 @@ def half_squared_distance(teacher: Tensor, student: Tensor, layer: str) -> Tenso
     """(B, h, w) from two (B, C, h, w), each scaled to unit length along C. Raises ValueError where the shapes differ."""
     if teacher.shape != student.shape:
         shapes = f"{tuple(teacher.shape[1:])} and {tuple(student.shape[1:])}"
-        raise ValueError(f"{layer} of teacher and student are {shapes}: give both the same backbone and image size, in encoders and in models")
+        raise ValueError(f"{layer} of teacher and student are {shapes}: give encoder and model the same backbone, and one image size")
     return 0.5 * (F.normalize(teacher.float(), dim=1) - F.normalize(student, dim=1)).square().sum(dim=1)

@@ -1,15 +1,17 @@
 """PatchCore: a patch is as anomalous as it is far from the nearest normal patch in a memory bank.
 
-Features of two layers of a frozen network are averaged over 3x3 neighbourhoods, joined on the finer grid, and a greedy coreset of all training patches is
-kept. The anomaly map holds the distances to it; the image score is the largest of them, re-weighted by how dense the bank is around the nearest row.
-Roth et al., "Towards Total Recall in Industrial Anomaly Detection", arXiv:2106.08265, equations 1-7 and Algorithm 1.
+Features of two layers of a frozen network are averaged over 3x3 neighbourhoods, joined on the finer grid, and a greedy coreset of all
+training patches is kept. The anomaly map holds the distances to it; the image score is the largest of them, re-weighted by how dense the
+bank is around the nearest row. Roth et al., "Towards Total Recall in Industrial Anomaly Detection", arXiv:2106.08265, equations 1-7 and
+Algorithm 1.
 
 Deviations from the paper and its published code:
-- Layers are pooled, resized and concatenated at their full width; the published code pools each 3x3xC patch and the joined one to 1024 numbers.
+- Layers are pooled, resized and concatenated at their full width; the published code pools each 3x3xC patch and the joined one to 1024
+  numbers.
 - The random projection to 128 dimensions serves the choice of the coreset only, and only where it at least halves the width.
 - The published code leaves out the re-weighting (equation 7) and uses squared distances; here both are as in the paper.
-- `bank_gb` caps the memory: above it the training images come in chunks, and the bank is the union of the chunks' coresets. Its size is the same, and
-  no patch is farther from it than from the coreset of its own chunk.
+- `bank_gb` caps the memory: above it the training images come in chunks, and the bank is the union of the chunks' coresets. Its size is the
+  same, and no patch is farther from it than from the coreset of its own chunk.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ MEASURED_IMAGES = 64  # on which the error of an approximate search is measured
 
 
 class PatchCore(Detector):
-    """coreset_ratio: share of the patches kept. projection: width in which the coreset is chosen. reweighting: b of equation 7, 1 for the plain maximum.
+    """coreset_ratio: share of the patches kept. projection: width in which the coreset is chosen. reweighting: b of equation 7, 1 for the
+    plain maximum.
 
     search: how the nearest row is found. blur_sigma: in pixels of the map. bank_gb: what fit may hold of patches and bank, in 10^9 bytes.
     """
@@ -112,8 +115,9 @@ class PatchCore(Detector):
         ratio = max(0.0, self.bank_gb * 1e9 - per_image) / whole
         smaller = f"coreset_ratio to {ratio:.2g} or less" if ratio > 0 else "the image size or the number of layers"
         return (
-            f"E501 bank too large: the coreset and its search index need {kept * 1e-9:.2f} GB and one image {per_image * 1e-9:.2f} GB, but bank_gb is "
-            f"{self.bank_gb:g} (this machine has {psutil.virtual_memory().total * 1e-9:.0f} GB). Lower {smaller}, choose layers of fewer channels, or raise bank_gb"
+            f"E501 bank too large: the coreset and its search index need {kept * 1e-9:.2f} GB and one image {per_image * 1e-9:.2f} GB, "
+            f"but bank_gb is {self.bank_gb:g} (this machine has {psutil.virtual_memory().total * 1e-9:.0f} GB). "
+            f"Lower {smaller}, choose layers of fewer channels, or raise bank_gb"
         )
 
     def _projects(self, width: int) -> bool:

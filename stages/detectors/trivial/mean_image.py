@@ -1,4 +1,5 @@
-"""How far an image is from the mean of the training images, pixel by pixel. No paper; the strongest of the trivial rows on aligned parts."""
+"""How far an image is from the mean of the training images, pixel by pixel. No paper; the strongest of the trivial rows on aligned
+parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A random number for each image: what chance looks like under the same protocol. It is drawn from the image's bytes, so it never depends on order."""
+"""A random number for each image: what chance looks like under the same protocol. It is drawn from the image's bytes, so it never depends
+on order."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ def test_padim_c_the_factor_is_a_cholesky_factor_of_float64_and_no_inverse_is_ke
         centred = values[:5, :, position] - values[:, :, position].mean(axis=0)
         worst.append(np.sqrt(np.einsum("ni,ij,nj->n", centred, np.linalg.inv(covariance), centred)))
     got = detector.score({key: value[:5] for key, value in features.items()}).anomaly_map
-    np.testing.assert_allclose(got.flatten(1).amax(dim=1), upsampled(torch.tensor(np.array(worst).T).view(5, 4, 4), 32).flatten(1).amax(1), rtol=1e-3)
+    expected = upsampled(torch.tensor(np.array(worst).T).view(5, 4, 4), 32)
+    np.testing.assert_allclose(got.flatten(1).amax(dim=1), expected.flatten(1).amax(dim=1), rtol=1e-3)
     assert detector.factor.shape == (16, 3) and set(detector.state_dict()) == {"kept", "mean", "factor"}
 
 

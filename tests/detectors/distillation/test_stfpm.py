@@ -31,7 +31,8 @@ def test_equal_weights_give_a_zero_map():
 
 
 def test_the_distance_is_half_the_squared_distance_of_unit_vectors():
-    """By hand: (3, 4) and (4, 3) are (.6, .8) and (.8, .6): half of .04 + .04. Length does not matter; opposite vectors give 2, the most there is."""
+    """By hand: (3, 4) and (4, 3) are (.6, .8) and (.8, .6): half of .04 + .04. Length does not matter; opposite vectors give 2, the most
+    there is."""
     teacher = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
     assert half_squared_distance(teacher, torch.tensor([4.0, 3.0]).view(1, 2, 1, 1), "layer1").item() == pytest.approx(0.04)
     assert half_squared_distance(teacher, 7 * teacher, "layer1").item() == pytest.approx(0, abs=1e-7)
@@ -126,7 +127,9 @@ def test_a_teacher_of_another_shape_is_refused_by_layer():
     detector = with_student(TinyCNN(seed=0, trainable=True))
     features = features_of(normal_pixels(2))
     features["layer2"] = features["layer2"][:, :5]
-    with pytest.raises(ValueError, match=r"layer2 of teacher and student are \(5, 8, 8\) and \(12, 8, 8\): give both the same backbone"):
+    with pytest.raises(
+        ValueError, match=r"layer2 of teacher and student are \(5, 8, 8\) and \(12, 8, 8\): give encoder and model the same backbone"
+    ):
         detector.score(features)
 
 
@@ -154,7 +157,8 @@ def test_a_longer_training_sees_a_defect_better():
     margins = []
     for steps in (1, 60):
         detector = make(steps=steps).fit(batches, None, Run(seed=0, quiet=True))
-        normal, planted = (detector.score(features_of(pixels)).image_score for pixels in (normal_pixels(6, 4), plant_defect(normal_pixels(6, 4))))
+        normal = detector.score(features_of(normal_pixels(6, 4))).image_score
+        planted = detector.score(features_of(plant_defect(normal_pixels(6, 4)))).image_score
         margins.append((planted / normal).mean())
     assert margins[1] > 3 * margins[0]
 

@@ -29,7 +29,8 @@ def fitted(features, **options) -> PatchCore:
 
 
 def test_patchcore_a_pooling_comes_before_resizing():
-    """Both orders by hand: they differ, and the embedding is the one that pools on the layer's own grid. Padding zeros count in the mean."""
+    """Both orders by hand: they differ, and the embedding is the one that pools on the layer's own grid. Padding zeros count in the
+    mean."""
     features = {"layer2": torch.rand(2, 3, 8, 8), "layer3": torch.rand(2, 5, 4, 4)}
     patches, grid = PatchCore()._patches(features)
     assert grid == (8, 8) and patches.shape == (2, 64, 8)
@@ -44,7 +45,8 @@ def test_patchcore_a_pooling_comes_before_resizing():
 def test_patchcore_b_neighbours_are_those_of_the_nearest_row_and_distances_are_from_the_patch():
     """On a line: bank at 0, 1, 10, 11; the patch at 4. m* = 1, whose 2 nearest are 1 and 0 (around the patch they would be 1 and 10).
 
-    Distances from the patch are 3 and 4: s = (1 - e^3 / (e^3 + e^4)) * 3. Distances from m* (0 and 1) or the hood of the patch (3 and 6) give others.
+    Distances from the patch are 3 and 4: s = (1 - e^3 / (e^3 + e^4)) * 3. Distances from m* (0 and 1) or the hood of the patch (3 and 6)
+    give others.
     """
     bank = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     detector = with_bank(bank, torch.tensor([[0, 1], [1, 0], [2, 3], [3, 2]]), reweighting=2)
@@ -135,7 +137,7 @@ def test_the_projection_chooses_rows_but_does_not_enter_the_bank():
     assert not torch.equal(wide.memory_bank, other.memory_bank), "the projection of 40 to 8 must have had a say"
 
 
-# 20 images of 4x4 patches and 6 channels: a bank of 0.3 x 320 rows, twice (the rows and the index of faiss), takes 4,608 bytes; an image 512.
+# 20 images of 4x4 patches and 6 channels: a bank of 0.3 x 320 rows, twice (the rows and faiss's index), takes 4,608 bytes; an image 512.
 TIGHT = {"layers": ["layer2"], "coreset_ratio": 0.3}
 
 
@@ -168,7 +170,8 @@ def test_chunks_are_the_patches_in_order_whatever_the_batch_size(run):
 
 def test_a_bank_that_fits_in_no_way_is_refused_with_what_would_fit(run):
     features = grid_features(20, 6)
-    with pytest.raises(Refusal, match=r"E501 bank too large.*bank_gb is 3e-06.*Lower coreset_ratio to 0.16 or less.*raise bank_gb") as refusal:
+    expected = r"E501 bank too large.*bank_gb is 3e-06.*Lower coreset_ratio to 0.16 or less.*raise bank_gb"
+    with pytest.raises(Refusal, match=expected) as refusal:
         PatchCore(**TIGHT, bank_gb=3e-6).fit(ArrayBatches(features), None, run)
     ratio = float(str(refusal.value).split("coreset_ratio to ")[1].split()[0])
     PatchCore(layers=["layer2"], coreset_ratio=ratio, bank_gb=3e-6).fit(ArrayBatches(features), None, run)

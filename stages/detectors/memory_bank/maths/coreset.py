@@ -1,10 +1,10 @@
 """Greedy k-centre: the few rows that leave no other row far from its nearest chosen one.
 
-The plain algorithm looks at all N rows for each pick. But a row's distance to its nearest chosen row only ever shrinks. So the rows that are now
-farthest form an active block, small enough to stay in cache, and the distance of the last of them is the floor: as long as the farthest row of the
-block lies above the floor, it is the farthest of all, and only the block needs to know of a pick. When the block falls to its floor, all pending
-picks are brought to all rows in one matrix product and a new block is chosen. The picks are those of the plain algorithm, but for the order among rows
-whose distances are equal up to rounding.
+The plain algorithm looks at all N rows for each pick. But a row's distance to its nearest chosen row only ever shrinks. So the rows that
+are now farthest form an active block, small enough to stay in cache, and the distance of the last of them is the floor: as long as the
+farthest row of the block lies above the floor, it is the farthest of all, and only the block needs to know of a pick. When the block falls
+to its floor, all pending picks are brought to all rows in one matrix product and a new block is chosen. The picks are those of the plain
+algorithm, but for the order among rows whose distances are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PRODUCT = 2**22  # entries of the distance matrix held at once, 16 MB
 def greedy_coreset(bank: Tensor, size: int, start: int = 0, advance: Callable[[int], None] = lambda count: None) -> Tensor:
     """Indices of `size` rows that greedily minimise the covering radius (k-centre).
 
-    bank: (M, D) float, read in place and never copied. Returns (size,) int64 in the order chosen, `start` first, no row twice, so a smaller coreset
-    is always a prefix of a larger one. `advance(n)` is called as picks are made.
-    PatchCore, arXiv:2106.08265, Algorithm 1, without the random projection (`random_projection` below).
+    bank: (M, D) float, read in place and never copied. Returns (size,) int64 in the order chosen, `start` first, no row twice, so a smaller
+    coreset is always a prefix of a larger one. `advance(n)` is called as picks are made. PatchCore, arXiv:2106.08265, Algorithm 1, without
+    the random projection (`random_projection` below).
     """
     if not 1 <= size <= len(bank):
         raise ValueError(f"coreset size must be in 1..{len(bank)} (memory bank rows), got {size}")
@@ -44,7 +44,6 @@ def _picks_of_a_block(nearest: Tensor, bank: Tensor, norms: Tensor, most: int) -
     """The next picks, at least one and at most `most`, that can be told from the farthest rows alone."""
     values, rows = nearest.topk(min(BLOCK, len(nearest)))
     floor = values[-1] if len(rows) < len(nearest) else -torch.inf
-    rows = rows.sort().values  # so that of equal distances the first row wins, as in the plain algorithm
     block, block_norms, block_nearest = bank[rows], norms[rows], nearest[rows]
     picks: list[int] = []
     while len(picks) < most:

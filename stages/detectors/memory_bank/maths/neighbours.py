@@ -1,7 +1,7 @@
 """Nearest rows of a memory bank, by faiss: exact by default, approximate on request with the error it makes measured.
 
-The index is never stored: it is made again from the bank. faiss gives row numbers only, and distances are computed from the rows themselves, because
-faiss returns squared ones, rounded by |x|^2 + |m|^2 - 2xm, and not the same for every thread count.
+The index is never stored: it is made again from the bank. faiss gives row numbers only, and distances are computed from the rows
+themselves, because faiss returns squared ones, rounded by |x|^2 + |m|^2 - 2xm, and not the same for every thread count.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     import faiss
+    import numpy as np
 
 Search = Literal["flat", "hnsw", "ivf"]
 
@@ -68,5 +69,5 @@ def own_neighbours(bank: Tensor, count: int) -> Tensor:
     return found
 
 
-def _numpy(rows: Tensor):  # noqa: ANN202  numpy is not imported for a type
+def _numpy(rows: Tensor) -> np.ndarray:
     return rows.detach().to("cpu", torch.float32).contiguous().numpy()
