@@ -1,6 +1,7 @@
 """Draw train, val and test from the sample table, leaks removed.
 
-Reads data/<dataset>/samples.parquet, writes data/<dataset>/manifest.json. It looks at no features, so a new encoder changes no manifest. Pixels are read only for pairs that the difference hash suspects.
+Reads data/<dataset>/samples.parquet, writes data/<dataset>/manifest.json. It looks at no features, so a new encoder
+changes no manifest. Pixels are read only for pairs that the difference hash suspects.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from stages import io, params
 from stages.datasets import duplicates
 from stages.datasets.images import read_image
 from stages.datasets.samples import counts, root_of
-from stages.datasets.table import HASH
 from stages.datasets.splits import Rule, Split, split
+from stages.datasets.table import HASH
 from stages.errors import OK, guarded
 
 

@@ -1,7 +1,7 @@
 """Turn raw files into a sample table.
 
-Reads the source of one data set through its adapter, writes data/<dataset>/. Every image is decoded once here, so that whatever comes later can
-rely on it: unreadable files are set aside, counted and listed.
+Reads the source of one data set through its adapter, writes data/<dataset>/. Every image is decoded once here, so that whatever comes later
+can rely on it: unreadable files are set aside, counted and listed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _about(dataset: str, adapter: str, reading: Reading, verified: Verified) -> 
         "dataset": dataset,
         "adapter": adapter,
         "root": _root(reading),
-        "about": reading.about,
+        "about": dict(reading.about),
         "counts": counts((sample.category, sample.split, sample.label) for sample in samples),
         "masks": any(sample.mask_path for sample in samples),
         "mask_threshold": reading.mask_threshold,

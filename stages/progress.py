@@ -1,4 +1,6 @@
-"""Long work says how far it is: a bar with the time left on a terminal, a plain line every tenth of the way elsewhere. Always on stderr."""
+"""Long work says how far it is: a bar with the time left on a terminal, elsewhere a plain line every tenth of the way, once
+the work has lasted a few seconds. Always on stderr.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 Advance = Callable[[int], None]
+PLAIN_AFTER_S = 5.0  # work that is shorter leaves no line in a log
 
 
 @contextlib.contextmanager
@@ -35,9 +38,9 @@ def _plain(what: str, total: int, done: int) -> Advance:
         nonlocal done, said
         done += count
         tenth = done * 10 // max(total, 1)
-        if tenth > said:
+        passed = time.monotonic() - started
+        if tenth > said and passed >= PLAIN_AFTER_S:
             said = tenth
-            passed = time.monotonic() - started
             left = passed / max(done - before, 1) * (total - done)
             print(f"{what}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
 

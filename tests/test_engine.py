@@ -32,7 +32,7 @@ def seeds(count):
 def compute(seed):
     """Sums whose last bits depend on the number of threads."""
     generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(400, 300, generator=generator)
+    matrix = torch.randn(160, 120, generator=generator)
     singular = torch.linalg.svdvals(matrix.T @ matrix)
     image = torch.nn.functional.conv2d(matrix[None, None], matrix[None, None, :7, :7]).logsumexp((2, 3))
     product = matrix.numpy() @ matrix.numpy().T
@@ -183,6 +183,16 @@ def test_a_killed_fork_server_is_replaced(tmp_path):
     assert [
         outcome.value for outcome in pool(regicide, [Unit(str(seed), {"seed": seed, "folder": str(tmp_path)}) for seed in range(3)])
     ] == [0, 1, 2]
+
+
+def test_a_worker_that_died_idle_is_given_no_unit():
+    context, workers = engine._context(["torch"]), []
+    dead = engine._idle(workers, context, 1)
+    dead.process.kill()
+    dead.process.join()
+    living = engine._idle(workers, context, 1)
+    assert workers == [living] and living.process.is_alive()
+    living.end()
 
 
 def test_no_more_units_leave_than_there_are_processes():

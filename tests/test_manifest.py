@@ -45,7 +45,7 @@ def test_the_counts_follow_the_rule_that_is_written_beside_them(project):
     written = _manifest(project)
     assert written["counts"] == {"bottle": {"test": {"anomalous": 4, "normal": 4}, "train": {"normal": 17}, "val": {"normal": 3}}}
     assert (written["rule"]["val_fraction"], written["rule"]["split_seed"]) == (0.15, 0)
-    assert {sample["sample_id"] for sample in written["samples"] if sample["mask"]} == {f"bottle/test/crack/{number:03}" for number in range(4)}
+    assert [row["sample_id"] for row in written["samples"] if row["mask"]] == [f"bottle/test/crack/{number:03}" for number in range(4)]
 
 
 def test_the_same_samples_give_the_same_bytes_and_another_encoder_changes_none(project):

@@ -1,6 +1,14 @@
 """Progress is a few plain lines where nobody watches, and nothing where it is not wanted."""
 
+import pytest
+
+from stages import progress as module
 from stages.progress import progress
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(module, "PLAIN_AFTER_S", 0.0)
 
 
 def lines(capsys, total, step, **given):
@@ -24,6 +32,11 @@ def test_few_large_steps_are_a_line_each(capsys):
 def test_what_was_done_before_counts_and_is_not_said_again(capsys):
     said = lines(capsys, total=100, step=10, done=80)
     assert [line.split(",")[0] for line in said] == ["work: 90/100", "work: 100/100"]
+
+
+def test_work_of_a_moment_leaves_no_line(capsys, monkeypatch):
+    monkeypatch.setattr(module, "PLAIN_AFTER_S", 60.0)
+    assert lines(capsys, total=100, step=1) == []
 
 
 def test_quiet_says_nothing(capsys):

@@ -206,7 +206,14 @@ def _broken(store):
     return contextlib.nullcontext()
 
 
-@pytest.mark.parametrize(("fault", "says"), [(_blocked, "unable to open"), (_locked, "locked"), (_broken, "not a database")])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (_blocked, "OperationalError: unable to open database file"),
+        (_locked, "OperationalError: database is locked"),
+        (_broken, "DatabaseError: file is not a database"),
+    ],
+)
 def test_a_tracker_that_fails_is_a_warning_that_says_what_to_do(fault, says, store, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.1)
     with fault(store):
@@ -235,6 +242,13 @@ def test_what_the_stage_writes_is_the_same_with_a_tracker_without_and_with_a_bro
     [content] = written
     [entry] = json.loads(content)
     assert (entry["dataset"], entry["model"], len(entry["result"])) == ("metal", "patchcore", 64)
+
+
+def test_a_tracker_that_is_not_wanted_is_not_touched(project, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    _disable()
+    track.main()
+    assert capsys.readouterr().err == "" and not list(project.glob("*mlflow*")) and Path(track.MIRRORED).exists()
 
 
 def _disable():

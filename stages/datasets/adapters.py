@@ -1,4 +1,4 @@
-"""Finding an adapter by its name: every module here with `read(source, folder, *, options)` is one, so that a new one touches no other file."""
+"""Finding an adapter by its name: every module here with `read(source, folder, *, options)` is one; a new one touches no other file."""
 
 from __future__ import annotations
 

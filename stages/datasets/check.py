@@ -20,6 +20,7 @@ from stages.datasets.verify import Checked, Verified, listed, no_normals, verify
 LAYOUTS = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "magnetic_tile": magnetic_tile.read}
 RULE = Rule(split_seed=0, val_fraction=0.15, test_fraction=0.4)  # what params.yaml has unless the user changes it
 NOTHING = "Nothing, until the errors above are mended."
+KNOWN_LAYOUTS = "MVTec AD, VisA, BTAD, good/ and bad/ (with or without train/ and test/), or a CSV with path and label"
 MASK_NOTE = "pixel metrics need masks; without them they are n/a"
 
 
@@ -94,7 +95,7 @@ def _read(directory: Path, adapter: str | None, scratch: Path) -> tuple[str, Rea
 def _as_problem(directory: Path, error: DataError) -> Problem:
     text = str(error)
     code, text = (text[:4], text[5:]) if text.startswith("E2") else ("E201", text)
-    return Problem(code, "error", directory.as_posix(), text, "Use a layout that Assay knows: MVTec AD, VisA, BTAD, good/ and bad/ (with or without train/ and test/), or a CSV with path and label")
+    return Problem(code, "error", directory.as_posix(), text, f"Use a layout that Assay knows: {KNOWN_LAYOUTS}")
 
 
 def _pairs(reading: Reading, rows: list[Checked]) -> list[duplicates.Pair]:
@@ -121,11 +122,15 @@ def _unused(directory: Path, reading: Reading) -> list[Problem]:
         return []
     used = {path for sample in reading.samples for path in (sample.image_path, sample.mask_path)}
     left = [name for path in images_below(directory) if (name := relative(reading.root, path)) not in used]
-    left = [name for name in left if not any(part.lower() in (*folder.MASKS, "masks") or "ground_truth" in part for part in name.split("/"))]
+    left = [name for name in left if not any(_holds_masks(part.lower()) for part in name.split("/"))]
     if not left:
         return []
     what = f"{len(left)} image files belong to no split and no defect type and are not used: {listed(left)}"
     return [Problem("E201", "warning", left[0], what, "Move them into a folder that the layout knows, or remove them")]
+
+
+def _holds_masks(folder_name: str) -> bool:
+    return folder_name in folder.MASKS or folder_name.startswith("ground_truth")
 
 
 def _same_names(rows: list[Checked]) -> list[Problem]:
@@ -154,7 +159,7 @@ def _sentences(verified: Verified, drawn: Split) -> list[str]:
         parts = [f"{part} {' + '.join(f'{images} {label}' for label, images in labels.items())}" for part, labels in splits.items()]
         sentences.append(f"{category}: {', '.join(parts)}.")
     fixed = any(row.sample.split for row in verified.rows)
-    sentences.append("Keep the data set's own test split." if fixed else "Draw test itself: anomalous images and a share of the normal ones.")
+    sentences.append("Keep the data set's own test split." if fixed else "Draw test: anomalous images and a share of the normal ones.")
     sentences.append("Hold out a share of the normal train images as val, whole groups and all copies together, to set thresholds.")
     masks = sum(row.sample.mask_path is not None for row in verified.rows)
     sentences.append(f"Compare maps with {masks} masks." if masks else f"Report image metrics only: {MASK_NOTE}.")

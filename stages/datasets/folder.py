@@ -1,9 +1,9 @@
 """Any folder of a user: split as in MVTec AD, flat `good/ bad/`, with or without a category level, or a CSV.
 
-Folder names are read in any case. A folder with a name for normal (good, ok, normal, ...) makes its neighbours defect types, whatever they are
-called. `train` and every `test...` folder fix the split; images that lie in `train` itself are taken as normal, those in `test` itself as
-unlabelled; of `val`, normals join train and the rest test, since Assay carves its own val. Masks lie in `ground_truth` or `masks`, in folders
-as the images or all in one.
+Folder names are read in any case. A folder with a name for normal (good, ok, normal, ...) makes its neighbours defect types, whatever they
+are called. `train` and every `test...` folder fix the split; images that lie in `train` itself are taken as normal, those in `test` itself
+as unlabelled; of `val`, normals join train and the rest test, since Assay carves its own val. Masks lie in `ground_truth` or `masks`, in
+folders as the images or all in one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from stages.datasets.table import read_rows
 from stages.datasets.tree import folders, images, images_below, masks_by_stem, relative
 
 NORMAL = frozenset({"good", "ok", "normal", "pass", "passed", "nominal", "free", "defect_free", "no_defect", "nondefective", "0"})
-ANOMALOUS = frozenset({"bad", "ng", "ko", "nok", "not_ok", "abnormal", "anomaly", "anomalous", "anomalies", "defect", "defects", "defective"})
-ANOMALOUS |= {"fail", "failed", "reject", "1"}
+ANOMALOUS = frozenset({"bad", "ng", "ko", "nok", "not_ok", "abnormal", "anomaly", "anomalous"})
+ANOMALOUS |= {"anomalies", "defect", "defects", "defective", "fail", "failed", "reject", "1"}
 UNKNOWN = frozenset({"", "?", "unknown", "unlabelled", "unlabeled", "none", "nan", "null"})
 TRAIN = frozenset({"train", "training"})
 VAL = frozenset({"val", "valid", "validation"})
@@ -115,7 +115,7 @@ def _loose(root: Path, folder: Path, category: str, split: str | None, problems:
         return []
     normal = split in TRAIN
     where = relative(root, folder)
-    what = f"{len(found)} images lie in {where} itself and not in a folder of their type; they count as {'normal' if normal else 'unlabelled'}"
+    what = f"{len(found)} images lie in {where} itself, not in a folder of their type; they count as {'normal' if normal else 'unlabelled'}"
     problems.append(Problem("E201", "warning", where, what, "move them to good/ or to a folder named after the defect"))
     return [
         make_sample(category, _split_name(split, normal), 0 if normal else None, GOOD if normal else "unknown", relative(root, path))

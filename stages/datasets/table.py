@@ -1,4 +1,4 @@
-"""Sample tables: reading a user's CSV (byte-order mark, comma, semicolon or tab, headers in any case) and writing ours, as parquet and CSV."""
+"""Sample tables: a user's CSV is read (byte-order mark, comma, semicolon or tab, headers in any case), ours written as parquet and CSV."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every file looked at once: images decoded, hashed and fingerprinted, masks compared with them; what is unusable is set aside and named.
 
-The image's label wins over its mask: a mask is dropped where it is unreadable, of another size, empty for an anomalous image, or not empty for
-a normal one. Each drop is a problem in the list, none is silent.
+The image's label wins over its mask: a mask is dropped where it is unreadable, of another size, empty for an anomalous image, or not empty
+for a normal one. Each drop is a problem in the list, none is silent.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def no_normals(reading: Reading, rows: Iterable[Checked]) -> Iterator[Problem]:
     for category, samples in sorted(by_category.items()):
         if not any(sample.label == 0 and sample.split in (None, "train") for sample in samples):
             what = f"category {category} has no normal training images. Folders seen: {folder_counts(samples)}"
-            yield Problem("E201", "error", category, what, "Put normal images into train/good, or name the folder of normal ones good, ok or normal")
+            yield Problem("E201", "error", category, what, "Put normal images into train/good, or call their folder good, ok or normal")
 
 
 def folder_counts(samples: Iterable[Sample]) -> str:
@@ -122,7 +122,7 @@ def _is_noisy(path: Path, mask: np.ndarray) -> bool:
 
 MASK_TEXTS = {
     "unreadable": ("have a mask that cannot be read", "Replace it; until then pixel metrics leave these images out"),
-    "size": ("have a mask of another size than the image", "Save the mask at the image's size; until then pixel metrics leave these images out"),
+    "size": ("have a mask of another size than the image", "Save it at the image's size; until then pixel metrics leave these images out"),
     "empty": ("are anomalous but their mask marks nothing", "Draw the defect; until then pixel metrics leave these images out"),
     "good": ("are normal but have a mask that marks something", "Check the label; the mask is ignored"),
     "noise": ("have a mask with grey values, as lossy compression leaves them", "Set mask_threshold: 127, or the defects grow"),

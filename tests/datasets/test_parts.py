@@ -104,6 +104,21 @@ def test_a_higher_level_is_never_the_fainter_defect(category, defect):
     assert 0 < faint <= plain <= gross
 
 
+@pytest.mark.parametrize(
+    ("category", "defect"),
+    [("weave", "broken_stripe"), ("terrazzo", "foreign_chip"), ("washer", "rust"), ("blister", "wrong_colour")],
+)
+def test_a_higher_level_of_a_coloured_defect_stands_out_more_where_it_is(category, defect):
+    scene = SCENES[category]
+    layout = scene.compose(np.random.default_rng(KEY), 1.0)
+    clean = scene.paint(layout)
+    contrast = []
+    for level in LEVELS:
+        change = np.abs(scene.spoil(np.random.default_rng(KEY), layout, clean, defect, level).albedo - clean.albedo).max(axis=2)
+        contrast.append(change[change > 0.012].mean())
+    assert contrast[0] < contrast[1] < contrast[2]
+
+
 @pytest.mark.parametrize("category", SCENES)
 def test_painting_twice_gives_the_same_surface_so_that_only_defects_differ(category):
     scene = SCENES[category]
@@ -145,8 +160,8 @@ def test_contamination_files_bad_pictures_under_good_and_tells_the_truth_in_the_
     high = drawn(tmp_path / "high", train_normal=4, contamination=0.5, **only_train)
     for reading, count in ((low, 1), (high, 2)):
         bad = [s for s in reading.samples if s.label == 1 and s.category == "blister"]
-        assert len(bad) == count
-        assert all(s.split == "train" and "/train/good/" in s.image_path and s.defect_type in defect_types("blister") for s in bad)
+        assert sorted(s.defect_type for s in bad) == sorted(defect_types("blister")[:count])  # types take turns
+        assert all(s.split == "train" and "/train/good/" in s.image_path for s in bad)
         assert all((reading.root / s.mask_path).exists() for s in bad)
     bad_paths = [{s.image_path for s in reading.samples if s.label == 1} for reading in (low, high)]
     assert bad_paths[0] < bad_paths[1]

@@ -56,9 +56,10 @@ def mvtec_tree(root: Path, category: str = "bottle", train: int = 20) -> Tree:
 
 
 def write_params(root: Path, **datasets: dict) -> None:
-    """A params.yaml in `root` with the project's protocol and these data sets."""
+    """A params.yaml in `root` as the project's, with these data sets, a fixed split rule and no runs."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe")
     project = yaml.load(Path(__file__).parents[2] / "params.yaml")
-    yaml.dump({**project, "datasets": datasets}, root / "params.yaml")
+    protocol = {**project["protocol"], "split_seed": 0, "val_fraction": 0.15, "test_fraction": 0.4}
+    yaml.dump({**project, "datasets": datasets, "protocol": protocol, "extracts": {}, "runs": {}}, root / "params.yaml")

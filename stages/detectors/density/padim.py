@@ -99,7 +99,8 @@ class PaDiM(Detector):
         for layer in self.needs.layers:
             values = features[layer].to(self.kept.device)
             own = self.kept[(self.kept >= first) & (self.kept < first + values.shape[1])] - first
-            parts.append(F.interpolate(values[:, own].float(), grid, mode="nearest"))
+            if len(own):  # a layer of which no channel was drawn has no part
+                parts.append(F.interpolate(values[:, own].float(), grid, mode="nearest"))
             first += values.shape[1]
         return torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
 

@@ -40,7 +40,8 @@ class PatchCore(Detector):
     """coreset_ratio: share of the patches kept. projection: width in which the coreset is chosen. reweighting: b of equation 7, 1 for the
     plain maximum.
 
-    search: how the nearest row is found. blur_sigma: in pixels of the map. bank_gb: what fit may hold of patches and bank, in 10^9 bytes.
+    search: how the nearest row is found: exactly by faiss (flat) or by torch, or approximately. blur_sigma: in pixels of the map. bank_gb:
+    what fit may hold of patches and bank, in 10^9 bytes.
     """
 
     one_pass = True
@@ -80,7 +81,7 @@ class PatchCore(Detector):
         self.neighbours = own_neighbours(self.memory_bank, min(self.reweighting, len(self.memory_bank)))
         self._index = None
         run.history.append({"memory_bank_rows": len(self.memory_bank), "patches": rows, "chunks": chunks})
-        if self.search != "flat":
+        if self.search in ("hnsw", "ivf"):
             self._measure_search(val if val is not None and val.samples else train, run)
         return self
 

@@ -106,6 +106,13 @@ def test_the_kept_channels_are_those_of_the_concatenated_layers():
     assert torch.equal(some._embed(features), every._embed(features)[:, :, some.kept])
 
 
+def test_a_layer_of_which_no_channel_is_drawn_is_no_obstacle():
+    """With one channel of 36 two of the three layers give none."""
+    features = features_of(normal_pixels(5))
+    one, every = fitted(features, channels=1), fitted(features, channels=None)
+    assert torch.equal(one._embed(features), every._embed(features)[:, :, one.kept])
+
+
 def test_the_map_is_bilinear_then_blurred_and_its_maximum_is_the_score():
     features = grid_features(30, 3)
     detector = fitted(features, layers=["layer2"], channels=None)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from stages.detectors.memory_bank.maths import neighbours
 from stages.detectors.memory_bank.maths.neighbours import build_index, distances, nearest, own_neighbours
 
 
@@ -9,10 +10,12 @@ def bank_and_queries(rows: int, width: int, offset: float = 0.0):
     return torch.randn(rows, width, generator=generator) + offset, torch.randn(50, width, generator=generator) + offset
 
 
-def test_flat_search_equals_brute_force():
+@pytest.mark.parametrize("search", ["flat", "torch"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_exact_search_equals_brute_force(search, count):
     bank, queries = bank_and_queries(300, 16)
-    expected = torch.cdist(queries.double(), bank.double()).topk(5, largest=False).indices
-    assert torch.equal(nearest(build_index(bank), queries, 5), expected)
+    expected = torch.cdist(queries.double(), bank.double()).topk(count, largest=False).indices
+    assert torch.equal(nearest(build_index(bank, search), queries, count), expected)
 
 
 def test_distances_are_true_to_float32_where_faiss_has_lost_all_digits():
@@ -24,7 +27,8 @@ def test_distances_are_true_to_float32_where_faiss_has_lost_all_digits():
 
 
 def test_distances_are_float32_whatever_came():
-    assert distances(torch.full((1, 4), 300.0).half(), torch.zeros(1, 4).half()).tolist() == [600.0]
+    """80,000 is more than half precision can say."""
+    assert distances(torch.full((1, 4), 40_000.0).half(), torch.zeros(1, 4).half()).tolist() == [80_000.0]
 
 
 @pytest.mark.parametrize("search", ["hnsw", "ivf"])
@@ -43,6 +47,14 @@ def test_an_approximate_index_over_few_rows_finds_rows_that_exist(search, rows):
     bank, queries = bank_and_queries(rows, 4)
     found = nearest(build_index(bank, search), queries)
     assert found.min() >= 0 and found.max() < rows
+
+
+def test_where_an_approximate_index_finds_nothing_it_names_a_row_that_exists(monkeypatch):
+    """All 200 rows are asked of one list, which holds only some."""
+    monkeypatch.setattr(neighbours, "IVF_PROBES", 1)
+    bank, queries = bank_and_queries(200, 4)
+    found = nearest(build_index(bank, "ivf"), queries, 200)
+    assert found.min() == 0 and (found == 0).sum() > len(queries)
 
 
 def test_own_neighbours_equal_brute_force_and_begin_with_the_row_itself():

@@ -184,6 +184,12 @@ def test_features_that_are_not_finite_are_refused_by_the_name_of_the_image(run):
         PatchCore(layers=["layer2"]).fit(ArrayBatches(features), None, run)
 
 
+def test_both_exact_searches_give_the_same_scores():
+    features, query = features_of(normal_pixels(8)), features_of(normal_pixels(5, seed=4))
+    scores = [fitted(features, layers=["layer1"], search=search).score(query) for search in ("flat", "torch")]
+    assert torch.equal(scores[0].image_score, scores[1].image_score) and torch.equal(scores[0].anomaly_map, scores[1].anomaly_map)
+
+
 @pytest.mark.parametrize("search", ["hnsw", "ivf"])
 def test_an_approximate_search_records_the_error_it_makes(search, run, monkeypatch):
     """Made to look at little, so that it errs."""
