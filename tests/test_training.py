@@ -1,5 +1,6 @@
 """The training loop: what it keeps, when it stops, and that a kill at any moment changes nothing of how it ends."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -311,6 +312,24 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_not_from_the_start(t
     """Killed at its 13th step it has 12 behind it; the 14th step of the second process would be the 26th of 25."""
     end_of(tmp_path, "sgd", "loss", 13)
     assert end_of(tmp_path, "sgd", "loss", 14)[0] == 0
+
+
+def test_patience_counts_on_where_it_was_interrupted(tmp_path):
+    """Two measurements without a new best stop it: one before the interruption, one after."""
+    plan, values, calls = Plan(optimiser=SGD, epochs=9, batch_size=10, watch="v", patience=2), iter([1.0, 2.0, 3.0, 4.0]), []
+
+    def loss(model, batch, generator):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return square(model, batch, generator)
+
+    runs = [Run(seed=0, resume=tmp_path, quiet=True, checkpoint_s=0.0) for _ in range(2)]
+    for run, ends in zip(runs, (pytest.raises(KeyboardInterrupt), contextlib.nullcontext()), strict=True):
+        model = line()
+        with ends:
+            run.train(model, data(), partial(loss, model), plan, measure=lambda: {"v": next(values)})
+    assert [row["v"] for row in runs[1].history] == [1.0, 2.0, 3.0]
 
 
 def test_a_training_that_was_finished_is_not_run_again(tmp_path):

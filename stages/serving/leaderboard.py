@@ -74,7 +74,8 @@ def cell(metric: dict[str, Any] | None) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0") if value < 1 else "1.00"
+    text = f"{value:.3f}"
+    return "1.00" if text == "1.000" else text.removeprefix("0")
 
 
 def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
