@@ -38,7 +38,7 @@ def _find_pairs(rows: list[dict[str, Any]], root: Path) -> list[duplicates.Pair]
 
 
 def _content(dataset: str, rule: Rule, rows: list[dict[str, Any]], pairs: list[duplicates.Pair], drawn: Split) -> dict[str, Any]:
-    near = {"hash_distance": duplicates.HASH_DISTANCE, "similarity": duplicates.SIMILAR, "band": duplicates.BAND}
+    near = {"hash_distance": duplicates.HASH_DISTANCE, "similarity": duplicates.SIMILAR, "difference": duplicates.DIFFERENT}
     exact = sum(pair.exact for pair in pairs)
     return {
         "dataset": dataset,

@@ -13,7 +13,7 @@ from typing import Any
 
 from stages import engine, errors, io
 from stages.detectors import artefact
-from stages.params import Params, load
+from stages.params import Params, ParamsError, load
 
 RESUME = Path(".assay/resume")
 
@@ -68,6 +68,7 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
 
     try:
         detector = make()
+        _require_backbone(detector.needs.backbone, config["encoder"]["entry"], run.model)
         select = _selector(params, run, detector, train)
         detector.fit(select(range(len(train))), _selector(params, run, detector, val)(range(len(val))), session)
         if detector.one_pass and seed == params.protocol.seeds[0]:
@@ -76,6 +77,13 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
     except Refusal as reason:
         print(f"{name} {category}: {reason}")
         artefact.refuse(place, str(reason))
+
+
+def _require_backbone(asked: str | None, entry: dict[str, Any], model: str) -> None:
+    """A student is compared with its teacher: both must be the same network."""
+    if asked and asked.split(".")[0] != str(entry.get("backbone")).split(".")[0]:
+        own, given = f"models.{model}.backbone is {asked}", f"encoders.{entry['name']}.backbone is {entry.get('backbone')}"
+        raise ParamsError(f"params.yaml: {own}, but {given}: teacher and student must be the same network, change one of the two")
 
 
 def _selector(params: Params, run: Any, detector: Any, samples: list[dict[str, Any]]) -> Any:

@@ -67,7 +67,7 @@ def plant_defect(pixels: Tensor) -> Tensor:
     """The same images with a checkered square of 10 pixels, none of whose levels is normal there."""
     planted = pixels.clone()
     rows, columns = torch.meshgrid(torch.arange(10), torch.arange(10), indexing="ij")
-    planted[:, :, 9:19, 12:22] = torch.where((rows // 2 + columns // 2) % 2 == 0, 255, 0).to(torch.uint8)
+    planted[:, :, 18:28, 3:13] = torch.where((rows // 2 + columns // 2) % 2 == 0, 255, 0).to(torch.uint8)
     return planted
 
 

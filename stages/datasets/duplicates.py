@@ -1,20 +1,15 @@
 """The same picture twice: exact copies by SHA-256, near copies by a difference hash and then a look at the pixels.
 
-A 256-bit difference hash names candidates within a category; a pair is a near duplicate when the band-limited phase-only correlation of the
-two images (Ito et al., IEICE Trans. Fundamentals E87-A, 2004) peaks above SIMILAR at a shift of at most 3 % of the side. Phase alone counts
-there, so structure that all parts share (a grid, a rim) fills few of the frequencies and does not make different parts alike.
+A 256-bit difference hash names candidates within a category. Two images are near copies when the band-limited phase-only correlation of the
+two (Ito et al., IEICE Trans. Fundamentals E87-A, 2004) peaks above SIMILAR at a shift of at most 3 % of the side, and when, laid on each other
+there, no place differs by more than DIFFERENT grey levels: equal parts under one camera pass the first test, and fail the second.
 
-Measured on ELPV (2,624 cells, 3.4 million pairs) with 300 planted copies of each kind: it finds all that were re-encoded as JPEG 90,
-resized to 50, 75 or 150 % or shifted by one or two pixels, 96 % at JPEG 70 and 87 % at JPEG 50; of magnetic tiles at least 98 % of each
-kind. False pairs: 8 in 13.8 million, where each cell is held against mirror images of the other cells, which cannot be the same picture.
-That is about 2 of the 524 pairs that it finds, and none of those joins a mono- to a polycrystalline cell. The others are real: modules
-that were photographed twice, and sister wafers with the same grain. Images that are smooth at SIDE (far smaller than it, or blurred) have
-few frequencies to compare: a lossy copy of one may be missed.
+MEASURED
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -29,6 +24,9 @@ BAND = 24  # frequencies up to this many periods per side
 NOISE = 20.0  # amplitude of a frequency at which rounding and mild compression drown it
 SHIFT = 4.0  # pixels at SIDE
 SIMILAR = 0.85  # of 1 for identical images
+DIFFERENT = 4.0  # grey levels, root mean square over a PLACE x PLACE square at SIDE
+PLACE = 8
+CHAIN = 1 / 3  # of a category: a larger chain of near copies means that the whole category looks alike
 BLOCK = 256  # candidate pairs, or rows of hashes, at a time
 
 
@@ -50,7 +48,8 @@ def find(
 ) -> list[Pair]:
     """Exact pairs over the whole data set (neighbours of each chain of copies) and near pairs within each category, sorted.
 
-    `read` gives the (H, W, 3) uint8 image at a position; it is called for candidates only, once each.
+    `read` gives the (H, W, 3) uint8 image at a position; it is called for candidates only, once each. Where near copies would chain more than
+    CHAIN of a category together (more than ten images), they are equal parts and not copies, and none of that category counts.
     """
     exact = [Pair(first, second, True, 1.0) for chain in _positions(content_hashes) for first, second in pairwise(chain)]
     near = [pair for members in _positions(categories) for pair in _near(members, content_hashes, hashes, read)]
@@ -73,27 +72,56 @@ def clusters(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
     return [top(position) for position in range(count)]
 
 
-def phase(image: np.ndarray) -> np.ndarray:
-    """(2 BAND + 1, BAND + 1) complex64 spectrum of unit energy in which every frequency of the band that rises above NOISE weighs the same.
-
-    Zero for an image without structure, which is therefore like nothing.
-    """
+def spectrum(image: np.ndarray) -> np.ndarray:
+    """(2 BAND + 1, BAND + 1) complex64: the frequencies of the band, of the image at SIDE under a Hann window. image: (H, W, 3) uint8."""
     small = np.asarray(_grey(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32)
     window = np.hanning(SIDE).astype(np.float32)  # the borders of two shifted copies differ
-    spectrum = np.fft.rfft2((small - small.mean()) * window[:, None] * window)
-    band = spectrum[_vertical(), : BAND + 1] * _in_band()
-    flat = band / (np.abs(band) + NOISE)
-    energy = np.sum(np.abs(flat) ** 2 * _weight())
-    return (flat / np.sqrt(energy)).astype(np.complex64) if energy > 1 else np.zeros_like(flat, dtype=np.complex64)
+    frequencies = np.fft.rfft2((small - small.mean()) * window[:, None] * window)
+    return (frequencies[_vertical(), : BAND + 1] * _in_band()).astype(np.complex64)
 
 
-def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(P,) peak correlation over shifts of up to SHIFT pixels in steps of a half; first and second: (P, 2 BAND + 1, BAND + 1)."""
-    shifts = np.arange(-SHIFT, SHIFT + 0.5, 0.5)
-    down = np.exp(2j * np.pi * np.outer(shifts, _vertical()) / SIDE).astype(np.complex64)
-    across = np.exp(2j * np.pi * np.outer(np.arange(BAND + 1), shifts) / SIDE).astype(np.complex64)
-    correlation = down @ (first * second.conj() * _weight()) @ across  # (P, shifts, shifts)
-    return correlation.real.max(axis=(1, 2))
+def similarity(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How alike the phases are at the best shift, and that shift, of spectra (P, 2 BAND + 1, BAND + 1).
+
+    Returns (P,) in -1..1, where an image without structure is like nothing, and (P, 2) pixels at SIDE down and across, to a sixteenth.
+    """
+    first, second = _phases(first), _phases(second)
+    _, coarse = _peak(first, second, np.zeros((len(first), 2)), np.arange(-SHIFT, SHIFT + 0.5, 0.5))
+    return _peak(first, second, coarse, np.arange(-8, 9) / 16)
+
+
+def difference(first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """(P,) grey levels: the largest root mean square over any PLACE x PLACE square once the second is shifted and its contrast fitted."""
+    down, across = (np.exp(-2j * np.pi * shift[:, axis, None] * steps / SIDE) for axis, steps in enumerate((_vertical(), np.arange(BAND + 1))))
+    moved = second * down[:, :, None] * across[:, None, :]
+    gain = _energy(first, moved) / np.maximum(_energy(moved, moved), 1e-9)
+    rest = first - gain[:, None, None] * moved
+    full = np.zeros((len(rest), SIDE, SIDE // 2 + 1), dtype=np.complex64)
+    full[:, _vertical(), : BAND + 1] = rest
+    squares = np.fft.irfft2(full, s=(SIDE, SIDE)).reshape(-1, SIDE // PLACE, PLACE, SIDE // PLACE, PLACE) ** 2
+    return np.sqrt(squares.mean(axis=(2, 4))).max(axis=(1, 2))
+
+
+def _phases(spectra: np.ndarray) -> np.ndarray:
+    """Unit energy, and every frequency that rises above NOISE weighs the same; zero where there is no structure."""
+    flat = spectra / (np.abs(spectra) + NOISE)
+    energy = _energy(flat, flat)[:, None, None]
+    return np.where(energy > 1, flat / np.sqrt(np.maximum(energy, 1)), 0).astype(np.complex64)
+
+
+def _energy(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(P,) real inner product over the whole spectrum, of which half is stored."""
+    return np.sum((first * second.conj()).real * _weight(), axis=(1, 2))
+
+
+def _peak(first: np.ndarray, second: np.ndarray, around: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The highest correlation over shifts `around` (P, 2) plus each of `steps` in both directions, and where it lies."""
+    shifts = around[:, :, None] + steps  # (P, 2, S)
+    down = np.exp(2j * np.pi * shifts[:, 0, :, None] * _vertical() / SIDE).astype(np.complex64)
+    across = np.exp(2j * np.pi * np.arange(BAND + 1)[:, None] * shifts[:, 1, None, :] / SIDE).astype(np.complex64)
+    correlation = (down @ (first * second.conj() * _weight()) @ across).real.reshape(len(first), -1)  # (P, S * S)
+    best = correlation.argmax(axis=1)
+    return correlation.max(axis=1), around + np.stack([steps[best // len(steps)], steps[best % len(steps)]], axis=1)
 
 
 def _grey(image: np.ndarray) -> Image.Image:
@@ -121,16 +149,30 @@ def _positions(keys: Sequence[str]) -> list[list[int]]:
     return [found[key] for key in sorted(found)]
 
 
-def _near(members: list[int], content_hashes: Sequence[str], hashes: Sequence[bytes], read: Callable[[int], np.ndarray]) -> Iterator[Pair]:
-    phases: dict[int, np.ndarray] = {}
+def _near(
+    members: list[int], content_hashes: Sequence[str], hashes: Sequence[bytes], read: Callable[[int], np.ndarray]
+) -> list[Pair]:
+    """The near pairs of one category, or none where they chain too much of it together."""
+    place = {member: at for at, member in enumerate(members)}
+    pairs = list(_similar(members, content_hashes, hashes, read))
+    chains = Counter(clusters(len(members), [(place[pair.first], place[pair.second]) for pair in pairs]))
+    return pairs if max(chains.values()) <= max(10, CHAIN * len(members)) else []
+
+
+def _similar(
+    members: list[int], content_hashes: Sequence[str], hashes: Sequence[bytes], read: Callable[[int], np.ndarray]
+) -> Iterator[Pair]:
+    spectra: dict[int, np.ndarray] = {}
     for candidates in _candidates(np.stack([np.frombuffer(hashes[member], dtype=np.uint64) for member in members])):
         pairs = [(members[a], members[b]) for a, b in candidates if content_hashes[members[a]] != content_hashes[members[b]]]
-        for position in sorted({position for pair in pairs for position in pair} - phases.keys()):
-            phases[position] = phase(read(position))
+        for position in sorted({position for pair in pairs for position in pair} - spectra.keys()):
+            spectra[position] = spectrum(read(position))
         for start in range(0, len(pairs), BLOCK):
             part = pairs[start : start + BLOCK]
-            peaks = similarity(np.stack([phases[a] for a, _ in part]), np.stack([phases[b] for _, b in part]))
-            yield from (Pair(a, b, False, round(float(peak), 3)) for (a, b), peak in zip(part, peaks, strict=True) if peak >= SIMILAR)
+            first, second = (np.stack([spectra[pair[side]] for pair in part]) for side in (0, 1))
+            alike, shift = similarity(first, second)
+            near = (alike >= SIMILAR) & (difference(first, second, shift) <= DIFFERENT)
+            yield from (Pair(a, b, False, round(float(peak), 3)) for (a, b), peak, is_near in zip(part, alike, near, strict=True) if is_near)
 
 
 def _candidates(words: np.ndarray) -> Iterator[list[tuple[int, int]]]:

@@ -68,10 +68,36 @@ def test_flat_pictures_are_like_nothing():
     assert _find([np.full((64, 64, 3), value, dtype=np.uint8) for value in (10, 200, 255)]) == []
 
 
+def test_the_shift_between_two_copies_is_measured_and_taken_back():
+    part = _part(1, side=duplicates.SIDE)
+    one, other = (duplicates.spectrum(picture)[None] for picture in (part, np.roll(part, (1, -2), axis=(0, 1))))
+    alike, shift = duplicates.similarity(one, other)
+    assert np.abs(np.abs(shift[0]) - (1, 2)).max() <= 1 / 8 and alike[0] > 0.9
+    assert duplicates.difference(one, other, shift)[0] < duplicates.DIFFERENT < duplicates.difference(one, other, np.zeros((1, 2)))[0]
+
+
 def test_similarity_is_one_for_the_same_picture_and_symmetric():
-    one, other = duplicates.phase(_part(1))[None], duplicates.phase(_part(2))[None]
-    assert duplicates.similarity(one, one)[0] == pytest.approx(1, abs=1e-4)
-    assert duplicates.similarity(one, other)[0] == pytest.approx(duplicates.similarity(other, one)[0], abs=1e-5)
+    one, other = duplicates.spectrum(_part(1))[None], duplicates.spectrum(_part(2))[None]
+    alike, shift = duplicates.similarity(one, one)
+    assert alike[0] == pytest.approx(1, abs=1e-4) and shift.tolist() == [[0, 0]]
+    assert duplicates.difference(one, one, shift)[0] == pytest.approx(0, abs=1e-3)
+    assert duplicates.similarity(one, other)[0][0] == pytest.approx(duplicates.similarity(other, one)[0][0], abs=1e-3)
+
+
+def test_the_same_part_with_a_small_defect_is_no_copy():
+    good = _part(1)
+    bad = good.copy()
+    bad[70:86, 70:86] = np.clip(bad[70:86, 70:86].astype(int) - 16, 0, 255)
+    assert duplicates.similarity(duplicates.spectrum(good)[None], duplicates.spectrum(bad)[None])[0][0] > duplicates.SIMILAR
+    assert _find([good, bad]) == []
+
+
+def test_a_category_that_looks_alike_throughout_has_no_near_copies():
+    part = _part(1)
+    noise = np.random.default_rng(0)
+    burst = [np.clip(part + noise.normal(0, 2, part.shape), 0, 255).astype(np.uint8) for _ in range(12)]
+    assert _find(burst) == []
+    assert len(_find(burst[:4] + [_part(number) for number in range(2, 10)])) == 6
 
 
 def test_pairs_beyond_one_block_are_found(monkeypatch):

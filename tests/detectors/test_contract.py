@@ -134,7 +134,7 @@ def test_a_map_is_higher_at_the_planted_defect(name, fitted):
     if anomaly_map is None:
         pytest.skip("gives no map")
     inside = torch.zeros(32, 32, dtype=torch.bool)
-    inside[9:19, 12:22] = True
+    inside[18:28, 3:13] = True
     assert (anomaly_map[:, inside].mean(dim=1) > 1.5 * anomaly_map[:, ~inside].mean(dim=1)).all()
 
 
