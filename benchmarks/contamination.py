@@ -86,7 +86,9 @@ def picture(curve: dict[float, dict[str, dict]]) -> bytes:
         cells = [models[model]["mean"] for models in curve.values()]
         auroc = [cell["image_auroc"]["value"] for cell in cells]
         left.plot(levels, auroc, marker="o", label=model)
-        left.fill_between(levels, [cell["image_auroc"]["low"] for cell in cells], [cell["image_auroc"]["high"] for cell in cells], alpha=0.15)
+        left.fill_between(
+            levels, [cell["image_auroc"]["low"] for cell in cells], [cell["image_auroc"]["high"] for cell in cells], alpha=0.15
+        )
         right.plot(levels, [cell["recall"]["value"] for cell in cells], marker="o", label=model)
     left.set(xlabel="bad images in train, %", ylabel="image AUROC")
     right.set(xlabel="bad images in train, %", ylabel="recall at the default threshold", ylim=(0, 1))

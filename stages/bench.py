@@ -10,27 +10,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages import errors, io
+from stages import engine, errors, io
 from stages.detectors import artefact
-from stages.params import Params, load
+from stages.params import Params, RunEntry, load
 
 BATCH = 16
 
 
 def main(dataset: str) -> int:
     params = load()
-    images = _images(dataset)
+    images, encoders = _images(dataset), {}
     models: dict[str, Any] = {}
-    for run in params.runs.values():
-        if run.dataset == dataset:
+    with engine.thread_limit(params.compute.threads):
+        for run in (run for run in params.runs.values() if run.dataset == dataset):
             for row in params.rows(run.model):
-                models[row] = _bench(params, _first_model(params, dataset, run.model, row), images)
+                models[row] = _bench(params, _first_model(run, row, params.seeds(run)[0]), images, encoders)
                 print(f"{dataset} {row}: {models[row]}")
     io.write_json(Path("metrics", "bench", f"{dataset}.json"), {"dataset": dataset, "machine": _machine(params), "models": models})
     return errors.OK
 
 
-def _bench(params: Params, folder: Path | None, images: list[Any]) -> dict[str, Any]:
+def _bench(params: Params, folder: Path | None, images: list[Any], encoders: dict[str, Any]) -> dict[str, Any]:
     if folder is None:
         return {"refused": "no fitted model"}
     import torch
@@ -38,7 +38,7 @@ def _bench(params: Params, folder: Path | None, images: list[Any]) -> dict[str, 
     from stages.metrics.latency import measure
     from stages.serving.pipeline import Pipeline
 
-    pipeline = Pipeline.load(folder, params.compute.device, params.compute.threads, Path(params.backbones))
+    pipeline = Pipeline.load(folder, params.compute.device, params.compute.threads, Path(params.backbones), encoders)
     rule, synchronise = params.bench, torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     single = measure(lambda: pipeline(images[:1]), rule.warmup, rule.repeats, rule.seconds, synchronise)
     batch = measure(lambda: pipeline(images[:BATCH]), 1, rule.repeats, rule.seconds, synchronise)
@@ -65,9 +65,9 @@ def _images(dataset: str) -> list[Any]:
     return [read_image(root / paths[sample]) for sample in tests[:BATCH]]
 
 
-def _first_model(params: Params, dataset: str, model: str, row: str) -> Path | None:
-    """The first category's model of the first seed, or None where it was refused."""
-    base = artefact.folder(dataset, model, row, "*", params.protocol.seeds[0])
+def _first_model(run: RunEntry, row: str, seed: int) -> Path | None:
+    """The first category's model, or None where it was refused."""
+    base = artefact.folder(run.dataset, run.model, row, "*", seed)
     return next(iter(sorted(path.parent for path in Path().glob(f"{base.as_posix()}/config.json"))), None)
 
 

@@ -30,9 +30,14 @@ def main(name: str) -> int:
     if engine.crashed(name, outcomes):
         return errors.DEFECT
     judged = {outcome.key: outcome.value for outcome in outcomes}
-    results = {row: _write_row(params, name, row, {category: judged[f"{row}/{category}"] for category in categories}) for row in params.rows(run.model)}
+    results = {
+        row: _write_row(params, name, row, {category: judged[f"{row}/{category}"] for category in categories})
+        for row in params.rows(run.model)
+    }
     single = results.get(run.model)
-    io.write_json(Path("metrics", run.dataset, f"{run.model}.json"), single or {"dataset": run.dataset, "model": run.model, "rows": results})
+    io.write_json(
+        Path("metrics", run.dataset, f"{run.model}.json"), single or {"dataset": run.dataset, "model": run.model, "rows": results}
+    )
     return errors.OK
 
 
@@ -46,7 +51,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     from stages.metrics.judgement import Rule, judge_category
 
     run, protocol = params.runs[name], params.protocol
-    places = [artefact.folder(run.dataset, run.model, row, category, seed) for seed in protocol.seeds]
+    places = [artefact.folder(run.dataset, run.model, row, category, seed) for seed in params.seeds(run)]
     if refused := artefact.refusal(Path("models", run.dataset, run.model)) or artefact.refusal(places[0]):
         return {"refused": refused}
     splits: dict[str, list[dict[str, Any]]] = {"val": [], "test": []}
@@ -57,7 +62,9 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     for place in places:
         detector = artefact.load(place).to(resolve_device(params.compute.device))
         for split, samples in splits.items():
-            scored[split].append(score_split(detector, open_batches(run.dataset, run.encoder, samples, detector.needs.layers, params), protocol.map_size))
+            scored[split].append(
+                score_split(detector, open_batches(run.dataset, run.encoder, samples, detector.needs.layers, params), protocol.map_size)
+            )
     out_of_fold = _out_of_fold(places[0])
     judgement = judge_category(
         scored,
@@ -68,8 +75,16 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     )
     folder = _row_folder(run.dataset, run.model, row) / category
     io.write_text(folder / "thresholds.txt", judgement.text)
-    _write_pictures(folder, f"{row} on {category}", scored, judgement, out_of_fold, open_batches(run.dataset, run.encoder, splits["test"], (), params), params)
-    predictions = _predictions(protocol.seeds, splits, scored, out_of_fold)
+    _write_pictures(
+        folder,
+        f"{row} on {category}",
+        scored,
+        judgement,
+        out_of_fold,
+        open_batches(run.dataset, run.encoder, splits["test"], (), params),
+        params,
+    )
+    predictions = _predictions(params.seeds(run), splits, scored, out_of_fold)
     weights = io.read_json(places[0] / "config.json")["encoder"].get("weights") or {"name": "none"}
     return {"judgement": judgement, "predictions": predictions, "out_of_fold": out_of_fold, "weights": weights["name"]}
 
@@ -83,16 +98,22 @@ def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> d
     weights = next((value["weights"] for value in done.values()), None)
     about = {"dataset": run.dataset, "model": row, "label": params.rows(run.model)[row].label, "encoder": run.encoder, "weights": weights}
     refused = {category: value["refused"] for category, value in judged.items() if "refused" in value}
-    result = result_of(about | {"seeds": params.protocol.seeds}, {category: value["judgement"] for category, value in done.items()}, refused)
+    result = result_of(
+        about | {"seeds": params.seeds(run)}, {category: value["judgement"] for category, value in done.items()}, refused
+    )
     for file, text in tables_of(result).items():
         io.write_text(folder / file, text)
-    io.write_json(folder / "thresholds.json", {category: thresholds_of(value["judgement"], value["out_of_fold"]) for category, value in done.items()})
+    io.write_json(
+        folder / "thresholds.json", {category: thresholds_of(value["judgement"], value["out_of_fold"]) for category, value in done.items()}
+    )
     rows = [prediction for value in done.values() for prediction in value["predictions"]]
     io.write_table(folder / "predictions.parquet", {column: [row[column] for row in rows] for column in PREDICTION})
     return result
 
 
-def _predictions(seeds: list[int], splits: dict[str, Any], scored: dict[str, Any], out_of_fold: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _predictions(
+    seeds: list[int], splits: dict[str, Any], scored: dict[str, Any], out_of_fold: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """One row per image, split and seed; the split "train" holds the out-of-fold scores of the first seed."""
     rows = [
         {**sample, "seed": seed, "image_score": float(score)}
@@ -103,7 +124,9 @@ def _predictions(seeds: list[int], splits: dict[str, Any], scored: dict[str, Any
     return rows + [{**row, "split": "train", "seed": seeds[0]} for row in out_of_fold]
 
 
-def _write_pictures(folder: Path, title: str, scored: Any, judgement: Any, out_of_fold: list[dict[str, Any]], batches: Any, params: Params) -> None:
+def _write_pictures(
+    folder: Path, title: str, scored: Any, judgement: Any, out_of_fold: list[dict[str, Any]], batches: Any, params: Params
+) -> None:
     """The score histogram and a gallery of the first seed, on one colour scale for the whole category."""
     import numpy as np
 
@@ -114,7 +137,10 @@ def _write_pictures(folder: Path, title: str, scored: Any, judgement: Any, out_o
     test, val = scored["test"][0], scored["val"][0]
     threshold = judgement.thresholds["conformal"].value
     held_out = np.concatenate([[row["image_score"] for row in out_of_fold], val.score[val.label == 0]])
-    io.write_bytes(folder / "histogram_scores.png", score_histogram(test.score[test.label == 0], test.score[test.label == 1], held_out, threshold, title))
+    io.write_bytes(
+        folder / "histogram_scores.png",
+        score_histogram(test.score[test.label == 0], test.score[test.label == 1], held_out, threshold, title),
+    )
     good_maps = val.maps[val.label == 0] if val.maps is not None else ()
     scale = scale_of(good_maps, params.protocol.target_false_alarm_rate) if len(good_maps) else None
     choices = gallery.choose(test.score, test.label, np.inf if threshold is None else threshold, params.report.overlays)

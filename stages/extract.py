@@ -48,7 +48,7 @@ def main(dataset: str, encoder: str) -> int:
     layers = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in shapes.items()}
     about: dict[str, Any] = {**built.identity, "dataset": dataset, "reads": job.reads, "images": images, "layers": layers}
     if _fits(job, form, row_bytes(shapes), images, params.features.budget_gb):
-        fill(out, built, source, about, params.features.batch_size, params.features.shard_mb)
+        fill(out, built, source, about, params.features.batch_size, params.features.shard_mb, params.compute.processes)
     else:
         describe_streamed(out, source, {**about, "form": "streamed"})
     return 0

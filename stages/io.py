@@ -43,7 +43,9 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"disk full while writing {path}; nothing was left behind. Free some space and run again") from error
+            raise OSError(
+                errno.ENOSPC, f"disk full while writing {path}; nothing was left behind. Free some space and run again"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -181,7 +183,9 @@ def _refuse_not_finite(path: Path, content: Any, at: str) -> None:
     elif isinstance(content, torch.Tensor) and content.is_floating_point() and not content.isfinite().all():
         raise UnsafeFile(f"{path}: {at.lstrip('.')} holds NaN or infinity; extract these features again")
     elif isinstance(content, numpy.ndarray) and (content.dtype.kind not in "biuf" or not numpy.isfinite(content).all()):
-        raise UnsafeFile(f"{path}: {at.lstrip('.')} is not an array of finite numbers (dtype {content.dtype}); extract these features again")
+        raise UnsafeFile(
+            f"{path}: {at.lstrip('.')} is not an array of finite numbers (dtype {content.dtype}); extract these features again"
+        )
 
 
 def file_hash(path: Path) -> str:
@@ -198,7 +202,9 @@ def content_hash(content: Any) -> str:
 def require(path: Path) -> Path:
     """`path` if there is a file, else Missing with the stage that makes it."""
     if not path.is_file():
-        stage = {"data": "prepare", "features": "extract", "models": "train", "metrics": "evaluate"}.get(path.parts[0] if path.parts else "")
+        stage = {"data": "prepare", "features": "extract", "models": "train", "metrics": "evaluate"}.get(
+            path.parts[0] if path.parts else ""
+        )
         hint = f" Run `dvc repro {stage}`." if stage and not path.is_absolute() else ""
         raise Missing(f"{path} is not here.{hint}")
     return path

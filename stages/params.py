@@ -80,6 +80,7 @@ class RunEntry(Section):
     encoder: str
     code: str
     maths: str
+    seeds: list[int] | None = Field(default=None, min_length=1)  # those of the protocol by default
 
 
 class Protocol(Section):
@@ -150,6 +151,10 @@ class Params(Section):
         if name not in table:
             raise ParamsError(f"{PATH}: {section} has no entry {name!r}{_nearest(name, table)}")
         return table[name]
+
+    def seeds(self, run: RunEntry) -> list[int]:
+        """The training seeds of a run, the first of which is the model that is shipped."""
+        return run.seeds or self.protocol.seeds
 
     def rows(self, model: str) -> dict[str, ModelEntry]:
         """The models behind one entry: itself, or the rows of a group."""

@@ -54,7 +54,11 @@ def _verdict(best: Row | None, rows: list[Row]) -> str:
 
 def _warnings(dataset: str, manifest: dict[str, Any]) -> list[str]:
     about = io.read_json(Path("data", dataset, "dataset.json"))
-    found = [f"{len(manifest['leaks'])} training images were removed because they also stand in the test split"] if manifest.get("leaks") else []
+    found = (
+        [f"{len(manifest['leaks'])} training images were removed because they also stand in the test split"]
+        if manifest.get("leaks")
+        else []
+    )
     if about.get("quarantined"):
         found.append(f"{len(about['quarantined'])} unreadable images were set aside")
     return found + [f"{problem['code']} {problem['path']}: {problem['what']}" for problem in about.get("problems", [])]
@@ -74,7 +78,10 @@ def _category(params: Params, dataset: str, model: str, category: str) -> dict[s
         "threshold": _promise(threshold),
         "histogram": page.embedded((folder / category / "histogram_scores.png").read_bytes()),
         "pictures": [
-            {"png": page.embedded((folder / category / "overlays" / picture["file"]).read_bytes()), "caption": f"{picture['kind']}: {picture['sample_id']}"}
+            {
+                "png": page.embedded((folder / category / "overlays" / picture["file"]).read_bytes()),
+                "caption": f"{picture['kind']}: {picture['sample_id']}",
+            }
             for picture in worst
         ],
     }

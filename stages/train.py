@@ -32,9 +32,11 @@ def main(name: str) -> int:
         engine.Unit(f"{row}/{category}/seed{seed}", {"params": params, "name": name, "row": row, "category": category, "seed": seed})
         for row in params.rows(run.model)
         for category in categories
-        for seed in params.protocol.seeds
+        for seed in params.seeds(run)
     ]
-    outcomes = engine.run(fit, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch", "stages.training"))
+    outcomes = engine.run(
+        fit, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch", "stages.training")
+    )
     if engine.crashed(name, outcomes):
         return errors.DEFECT
     shutil.rmtree(RESUME / name, ignore_errors=True)
@@ -71,8 +73,8 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
         _require_backbone(detector.needs.backbone, config["encoder"]["entry"], run.model)
         select = _selector(params, run, detector, train)
         detector.fit(select(range(len(train))), _selector(params, run, detector, val)(range(len(val))), session)
-        if detector.one_pass and seed == params.protocol.seeds[0]:
-            _write_out_of_fold(place, make, select, train, params.protocol.folds, session)
+        if detector.one_pass and seed == params.seeds(run)[0]:
+            _write_out_of_fold(place, make, select, train, params.protocol.folds, Run(seed=seed, device=params.compute.device, quiet=True))
         artefact.save(place, detector, config, session.history)
     except Refusal as reason:
         print(f"{name} {category}: {reason}")

@@ -13,8 +13,8 @@ for variable, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_T
     os.environ[variable] = value
 sys.path[:0] = [str(OFFLINE), str(ROOT)]
 
-import sitecustomize  # noqa: E402  the interpreter that runs the tests started before its folder was on the path
 import pytest  # noqa: E402
+import sitecustomize  # noqa: E402  the interpreter that runs the tests started before its folder was on the path
 
 if Path(sitecustomize.__file__).parent != OFFLINE:
     raise RuntimeError(f"another sitecustomize ({sitecustomize.__file__}) hides {OFFLINE}: sockets would not be blocked")

@@ -102,7 +102,12 @@ def tiny_project(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     protocol = (ROOT / "params.yaml").read_text().split("\nprotocol:", 1)[1]
     settings = protocol.replace("    - 1\n    - 2\n", "    - 1\n", 1).replace("map_size: 224", f"map_size: {SIZE}")
-    for old, new in (("folds: 5", "folds: 3"), ("resamples: 1000", "resamples: 100"), ("enabled: true", "enabled: false"), ("processes: 2", "processes: 1")):
+    for old, new in (
+        ("folds: 5", "folds: 3"),
+        ("resamples: 1000", "resamples: 100"),
+        ("enabled: true", "enabled: false"),
+        ("processes: 2", "processes: 1"),
+    ):
         assert old in settings, old
         settings = settings.replace(old, new)
     (folder / "params.yaml").write_text(f"{SECTIONS}protocol:{settings}")
@@ -114,7 +119,13 @@ def tiny_project(folder: Path) -> Path:
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """A command in the project, with what it printed."""
-    arguments = [sys.executable, *command[1:]] if command[0] == "python" else [sys.executable, "-m", *command] if command[0] == "dvc" else list(command)
+    arguments = (
+        [sys.executable, *command[1:]]
+        if command[0] == "python"
+        else [sys.executable, "-m", *command]
+        if command[0] == "dvc"
+        else list(command)
+    )
     return subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
 
 

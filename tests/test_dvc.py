@@ -123,14 +123,20 @@ def test_two_clones_give_the_same_bytes(reproduced, tmp_path):
 
 def test_git_is_clean_after_a_repro_but_for_the_lock_and_the_metrics(reproduced):
     changed = {line[3:] for line in run(reproduced, "git", "status", "--porcelain", "-uall").stdout.splitlines()}
-    assert "dvc.lock" in changed and all(name == "dvc.lock" or re.fullmatch(r"metrics/\w+/\w+\.json|.*\.gitignore", name) for name in changed), changed
+    assert "dvc.lock" in changed and all(
+        name == "dvc.lock" or re.fullmatch(r"metrics/\w+/\w+\.json|.*\.gitignore", name) for name in changed
+    ), changed
 
 
 @pytest.mark.parametrize("stage", ["train@tiny-patchcore", "extract@tiny-net"])
 def test_a_killed_stage_ends_as_a_clean_run(reproduced, project, stage):
     """kill -9 of DVC and of everything below it while the stage runs; then repro."""
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "dvc", "repro", "-f", "-s", stage], cwd=project, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-u", "-m", "dvc", "repro", "-f", "-s", stage],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert any("Running stage" in line for line in process.stdout)
     time.sleep(4)  # the stage's own process is at its imports or at its work

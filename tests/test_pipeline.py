@@ -63,7 +63,13 @@ def test_thresholds_come_from_every_good_training_image_and_promise_no_more_than
 
 def test_the_files_that_people_know_by_name_are_there(project):
     folder = project / "metrics/tiny/patchcore"
-    for name in ("summary_metrics.csv", "summary_metrics_pretty.csv", "summary_metrics_pretty.md", "photos/metrics.csv", "photos/thresholds.txt"):
+    for name in (
+        "summary_metrics.csv",
+        "summary_metrics_pretty.csv",
+        "summary_metrics_pretty.md",
+        "photos/metrics.csv",
+        "photos/thresholds.txt",
+    ):
         assert (folder / name).read_text().count("\n") >= 2, name
     assert "RANDOM WEIGHTS" not in (folder / "summary_metrics_pretty.md").read_text()
     assert len(list((folder / "photos/overlays").glob("*.png"))) == 8
@@ -114,7 +120,11 @@ def test_a_live_image_scores_as_its_stored_features_did(project, monkeypatch):
     rows = pyarrow.parquet.read_table("metrics/tiny/patchcore/predictions.parquet").to_pylist()
     stored = {row["sample_id"]: row["image_score"] for row in rows if row["split"] == "test" and row["seed"] == 0}
     pipeline = Pipeline.load(artefact.folder("tiny", "patchcore", "patchcore", "photos", 0), "cpu", 1, Path("backbones"))
-    live = {name: float(pipeline([read_image(Path("photos/test/square") / f"{name[-3:]}.png")]).image_score) for name in stored if "square" in name}
+    live = {
+        name: float(pipeline([read_image(Path("photos/test/square") / f"{name[-3:]}.png")]).image_score)
+        for name in stored
+        if "square" in name
+    }
     assert len(live) == 4
     assert np.allclose([stored[name] for name in live], list(live.values()), rtol=1e-5)
 

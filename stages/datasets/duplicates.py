@@ -1,10 +1,16 @@
 """The same picture twice: exact copies by SHA-256, near copies by a difference hash and then a look at the pixels.
 
-A 256-bit difference hash names candidates within a category. Two images are near copies when the band-limited phase-only correlation of the
-two (Ito et al., IEICE Trans. Fundamentals E87-A, 2004) peaks above SIMILAR at a shift of at most 3 % of the side, and when, laid on each other
-there, no place differs by more than DIFFERENT grey levels: equal parts under one camera pass the first test, and fail the second.
+A 256-bit difference hash names candidates within a category. Two images are near copies when the band-limited phase-only correlation of
+the two (Ito et al., IEICE Trans. Fundamentals E87-A, 2004) peaks above SIMILAR at a shift of at most 3 % of the side, and when, laid on
+each other there, no place differs by more than DIFFERENT grey levels: equal parts under one camera pass the first test, and fail the
+second.
 
-MEASURED
+Measured with 300 planted copies of each kind on ELPV (2,624 solar cells, 3.4 million pairs): all that were re-encoded as JPEG 90, resized
+to 50, 75 or 150 % or shifted by one or two pixels are found, 96 % at JPEG 70 and 87 % at JPEG 50; of magnetic tiles 99 % or more of each
+kind. False pairs: 8 in 13.8 million where each cell is held against mirror images of the other cells, which cannot be the same picture;
+so about 2 of the 214 pairs found in ELPV, and none of those joins a mono- to a polycrystalline cell. The others are sister wafers with
+the same grain. Images without detail at SIDE (far smaller than it, or blurred) give few frequencies to compare: a lossy copy of one may
+be missed.
 """
 
 from __future__ import annotations
@@ -48,8 +54,8 @@ def find(
 ) -> list[Pair]:
     """Exact pairs over the whole data set (neighbours of each chain of copies) and near pairs within each category, sorted.
 
-    `read` gives the (H, W, 3) uint8 image at a position; it is called for candidates only, once each. Where near copies would chain more than
-    CHAIN of a category together (more than ten images), they are equal parts and not copies, and none of that category counts.
+    `read` gives the (H, W, 3) uint8 image at a position; it is called for candidates only, once each. Where near copies would chain more
+    than CHAIN of a category together (and more than ten images), they are equal parts and not copies, and none of that category counts.
     """
     exact = [Pair(first, second, True, 1.0) for chain in _positions(content_hashes) for first, second in pairwise(chain)]
     near = [pair for members in _positions(categories) for pair in _near(members, content_hashes, hashes, read)]
@@ -83,16 +89,22 @@ def spectrum(image: np.ndarray) -> np.ndarray:
 def similarity(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How alike the phases are at the best shift, and that shift, of spectra (P, 2 BAND + 1, BAND + 1).
 
-    Returns (P,) in -1..1, where an image without structure is like nothing, and (P, 2) pixels at SIDE down and across, to a sixteenth.
+    Returns (P,) in -1..1, where an image without structure is like nothing, and (P, 2) pixels at SIDE down and across, to a sixteenth where
+    the two may be copies.
     """
     first, second = _phases(first), _phases(second)
-    _, coarse = _peak(first, second, np.zeros((len(first), 2)), np.arange(-SHIFT, SHIFT + 0.5, 0.5))
-    return _peak(first, second, coarse, np.arange(-8, 9) / 16)
+    alike, shift = _peak(first, second, np.zeros((len(first), 2)), np.arange(-SHIFT, SHIFT + 0.5, 0.5))
+    close = np.flatnonzero(alike > SIMILAR - 0.1)  # a quarter of a pixel beside the peak costs at most 4 %
+    if len(close):
+        alike[close], shift[close] = _peak(first[close], second[close], shift[close], np.arange(-8, 9) / 16)
+    return alike, shift
 
 
 def difference(first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(P,) grey levels: the largest root mean square over any PLACE x PLACE square once the second is shifted and its contrast fitted."""
-    down, across = (np.exp(-2j * np.pi * shift[:, axis, None] * steps / SIDE) for axis, steps in enumerate((_vertical(), np.arange(BAND + 1))))
+    down, across = (
+        np.exp(-2j * np.pi * shift[:, axis, None] * steps / SIDE) for axis, steps in enumerate((_vertical(), np.arange(BAND + 1)))
+    )
     moved = second * down[:, :, None] * across[:, None, :]
     gain = _energy(first, moved) / np.maximum(_energy(moved, moved), 1e-9)
     rest = first - gain[:, None, None] * moved
@@ -149,9 +161,7 @@ def _positions(keys: Sequence[str]) -> list[list[int]]:
     return [found[key] for key in sorted(found)]
 
 
-def _near(
-    members: list[int], content_hashes: Sequence[str], hashes: Sequence[bytes], read: Callable[[int], np.ndarray]
-) -> list[Pair]:
+def _near(members: list[int], content_hashes: Sequence[str], hashes: Sequence[bytes], read: Callable[[int], np.ndarray]) -> list[Pair]:
     """The near pairs of one category, or none where they chain too much of it together."""
     place = {member: at for at, member in enumerate(members)}
     pairs = list(_similar(members, content_hashes, hashes, read))
@@ -171,8 +181,9 @@ def _similar(
             part = pairs[start : start + BLOCK]
             first, second = (np.stack([spectra[pair[side]] for pair in part]) for side in (0, 1))
             alike, shift = similarity(first, second)
-            near = (alike >= SIMILAR) & (difference(first, second, shift) <= DIFFERENT)
-            yield from (Pair(a, b, False, round(float(peak), 3)) for (a, b), peak, is_near in zip(part, alike, near, strict=True) if is_near)
+            near = np.flatnonzero(alike >= SIMILAR)
+            apart = difference(first[near], second[near], shift[near]) if len(near) else []
+            yield from (Pair(*part[at], False, round(float(alike[at]), 3)) for at, levels in zip(near, apart) if levels <= DIFFERENT)
 
 
 def _candidates(words: np.ndarray) -> Iterator[list[tuple[int, int]]]:

@@ -12,12 +12,14 @@ Masks of contaminated training pictures lie in ground_truth_train/<defect type>/
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from stages import engine
 from stages.datasets.samples import GOOD, DataError, Reading, Sample, make_sample, name_apart
 
 MASKS = {"train": "ground_truth_train", "test": "ground_truth", "test_shift": "ground_truth_shift"}
@@ -53,13 +55,14 @@ def read(source: Path, folder: Path, *, seed: int = 0, train_normal: int = 60, t
     check(counts, contamination)
     from stages.datasets.scenes.picture import SCENES
 
-    keep_freed_memory()
-    samples = []
-    for category in SCENES:
-        train = training_orders(category, seed, train_normal, contamination)
-        tests = [Order("test", k, bad) for bad, count in ((False, test_normal), (True, test_anomalous)) for k in range(count)]
-        shifted = [Order("test_shift", k, bad) for bad, count in ((False, shift_normal), (True, shift_anomalous)) for k in range(count)]
-        samples += write(folder, category, seed, train + tests + shifted)
+    tests = [Order("test", k, bad) for bad, count in ((False, test_normal), (True, test_anomalous)) for k in range(count)]
+    shifted = [Order("test_shift", k, bad) for bad, count in ((False, shift_normal), (True, shift_anomalous)) for k in range(count)]
+    orders = {category: training_orders(category, seed, train_normal, contamination) + tests + shifted for category in SCENES}
+    units = [engine.Unit(name, {"folder": folder, "category": name, "seed": seed, "orders": order}) for name, order in orders.items()]
+    outcomes = engine.run(write, units, processes=os.cpu_count() or 1)
+    if engine.crashed("parts", outcomes):
+        raise RuntimeError("parts could not be drawn; the traceback is above")
+    samples = [sample for outcome in outcomes for sample in outcome.value]
     return Reading(folder, name_apart(samples), [], ABOUT | {"seed": seed, "contamination": contamination})
 
 
@@ -93,8 +96,13 @@ def training_orders(category: str, seed: int, count: int, contamination: float) 
     return [Order("train", rank.get(k, k), bad=k in rank, hidden=k in rank) for k in range(count)]
 
 
-def write(folder: Path, category: str, seed: int, orders: list[Order]) -> Iterator[Sample]:
-    """Draw and save each picture with its mask; file names count up within their folder."""
+def write(folder: Path, category: str, seed: int, orders: list[Order]) -> list[Sample]:
+    """Draw and save each picture of a category with its mask; file names count up within their folder."""
+    keep_freed_memory()
+    return list(_written(folder, category, seed, orders))
+
+
+def _written(folder: Path, category: str, seed: int, orders: list[Order]) -> Iterator[Sample]:
     from stages.datasets.scenes.picture import draw
 
     filed: Counter[str] = Counter()

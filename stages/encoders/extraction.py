@@ -1,4 +1,7 @@
-"""Pixels in, a filled feature store out: threads decode the next batches while the encoder works on this one."""
+"""Pixels in, a filled feature store out: threads decode and encode a few batches ahead of the one that is being written.
+
+Each batch is encoded by one thread of its own, so the bits do not depend on how many of them there are.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,7 @@ from stages.errors import UserError
 from stages.progress import progress
 from stages.types import Features
 
-DECODERS = 2  # threads that read the next batches while the encoder works on this one
-AHEAD = 3  # batches read ahead at most
+AHEAD = 2  # batches beyond those in work that may wait to be written
 
 Shapes = dict[str, tuple[tuple[int, ...], str]]  # {name: (shape of one row, dtype name)}
 
@@ -32,10 +34,10 @@ def stored_shapes(encoder: Encoder, source: Source) -> Shapes:
     return shapes
 
 
-def fill(folder: Path, encoder: Encoder, source: Source, about: dict[str, Any], batch_size: int, shard_mb: int) -> None:
+def fill(folder: Path, encoder: Encoder, source: Source, about: dict[str, Any], batch_size: int, shard_mb: int, workers: int = 2) -> None:
     """Encode every sample of `source` into the store `folder`, which is complete when `encoder.json` (`about`) stands in it.
 
-    Raises UserError (E301) for features that are not finite.
+    workers: batches in work at the same time. Raises UserError (E301) for features that are not finite.
     """
     categories = source.categories()
     counts = {category: len(ids) for category, ids in categories.items()}
@@ -43,8 +45,9 @@ def fill(folder: Path, encoder: Encoder, source: Source, about: dict[str, Any], 
     names = [name for name in about["layers"] if name in (PIXELS, MASK)] or [PIXELS]
     batches = [(category, ids[at : at + batch_size]) for category, ids in categories.items() for at in range(0, len(ids), batch_size)]
     with progress(f"{about['dataset']}/{about['entry']['name']}", sum(counts.values())) as advance:
-        for (category, ids), seen in zip(batches, _ahead(lambda batch: source.read(batch[1], names), batches), strict=True):
-            writer.add(category, ids, _rows(encoder, seen, ids))
+        encoded = _ahead(lambda batch: _rows(encoder, source.read(batch[1], names), batch[1]), batches, workers)
+        for (category, ids), rows in zip(batches, encoded, strict=True):
+            writer.add(category, ids, rows)
             advance(len(ids))
     writer.close(about)
 
@@ -74,13 +77,13 @@ def _rows(encoder: Encoder, seen: Features, ids: list[str]) -> Features:
     return {name: value.half() for name, value in features.items()} if encoder.form == "float16" else features
 
 
-def _ahead(read: Callable[[Any], Features], batches: Iterable[Any]) -> Iterator[Features]:
-    """`read` of every batch in order, computed by threads a few batches ahead."""
-    with ThreadPoolExecutor(DECODERS) as pool:
+def _ahead(encode: Callable[[Any], Features], batches: Iterable[Any], workers: int) -> Iterator[Features]:
+    """`encode` of every batch in order, computed by threads a few batches ahead."""
+    with ThreadPoolExecutor(workers) as pool:
         waiting: deque = deque()
         for batch in batches:
-            waiting.append(pool.submit(read, batch))
-            if len(waiting) > AHEAD:
+            waiting.append(pool.submit(encode, batch))
+            if len(waiting) > workers + AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -59,7 +59,11 @@ def metric_names(fpr_limits: Sequence[float] = FPR_LIMITS) -> list[str]:
 
 
 def judge_category(
-    scored: Mapping[str, Sequence[Scored]], groups: Mapping[str, Sequence[str]], masked: Mapping[str, np.ndarray], held_out: np.ndarray, rule: Rule
+    scored: Mapping[str, Sequence[Scored]],
+    groups: Mapping[str, Sequence[str]],
+    masked: Mapping[str, np.ndarray],
+    held_out: np.ndarray,
+    rule: Rule,
 ) -> Judgement:
     """scored: by split ("val", "test", other tests), one entry a seed. groups: by split, what must be resampled whole.
 
@@ -71,7 +75,11 @@ def judge_category(
     thresholds = fit_thresholds(val.score, val.label, rule.target_false_alarm_rate, normal)
     oracle = fit_thresholds(test[0].score, test[0].label, rule.target_false_alarm_rate)
     cells |= at_threshold(test[0], thresholds[DEFAULT])
-    shift = {split: _shifted(seeds, groups[split], thresholds[DEFAULT], cells, rule) for split, seeds in scored.items() if split not in ("val", "test")}
+    shift = {
+        split: _shifted(seeds, groups[split], thresholds[DEFAULT], cells, rule)
+        for split, seeds in scored.items()
+        if split not in ("val", "test")
+    }
     oracle = {method: oracle[method] for method in ("f1_percentile", "f1_uniform", "youden")}
     return Judgement(cells, draws, shift, thresholds, oracle, thresholds_text(test[0].score, test[0].label, thresholds, oracle))
 
@@ -143,7 +151,11 @@ def _shifted(seeds: Sequence[Scored], group: Sequence[str], threshold: Threshold
     auroc = _cell(draws["image_auroc"].interval) if draws else {"value": None, "reason": reason}
     fixed = at_threshold(seeds[0], threshold)
     before, after = cells["image_auroc"]["value"], auroc["value"]
-    drop = {"value": before - after} if before is not None and after is not None else {"value": None, "reason": reason or "no AUROC without the shift"}
+    drop = (
+        {"value": before - after}
+        if before is not None and after is not None
+        else {"value": None, "reason": reason or "no AUROC without the shift"}
+    )
     return {"image_auroc": auroc, "image_auroc_drop": drop, "false_alarm_rate": fixed["false_alarm_rate"], "recall": fixed["recall"]}
 
 

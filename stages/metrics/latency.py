@@ -15,7 +15,9 @@ class Latency(NamedTuple):
     repeats: int
 
 
-def measure(call: Callable[[], object], warmup: int, repeats: int, seconds: float, synchronise: Callable[[], None] = lambda: None) -> Latency:
+def measure(
+    call: Callable[[], object], warmup: int, repeats: int, seconds: float, synchronise: Callable[[], None] = lambda: None
+) -> Latency:
     """Time `call` up to `repeats` times, or until `seconds` have passed (but at least once).
 
     synchronise: waits for the device, so that queued work counts (torch.cuda.synchronize on a GPU).

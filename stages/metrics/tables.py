@@ -11,13 +11,19 @@ Cells = dict[str, dict[str, Any]]  # {"image_auroc": {"value", "low", "high"} or
 
 def metrics_csv(cells: Cells) -> str:
     """One metric a line: name, value, 95 % interval, and the reason where there is no value."""
-    rows = [[name, *(cell.get(key, "") if cell.get(key) is not None else "" for key in ("value", "low", "high", "reason"))] for name, cell in cells.items()]
+    rows = [
+        [name, *(cell.get(key, "") if cell.get(key) is not None else "" for key in ("value", "low", "high", "reason"))]
+        for name, cell in cells.items()
+    ]
     return _csv([["metric", "value", "low", "high", "reason"], *rows])
 
 
 def summary_csv(categories: dict[str, Cells], mean: Cells) -> str:
     """Full precision, one row a category, empty where a metric is not available."""
-    rows = [[name, *("" if cell["value"] is None else cell["value"] for cell in cells.values())] for name, cells in [*categories.items(), ("mean", mean)]]
+    rows = [
+        [name, *("" if cell["value"] is None else cell["value"] for cell in cells.values())]
+        for name, cells in [*categories.items(), ("mean", mean)]
+    ]
     return _csv([["category", *mean], *rows])
 
 

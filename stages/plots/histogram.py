@@ -23,7 +23,15 @@ def score_histogram(normal: np.ndarray, anomalous: np.ndarray, held_out: np.ndar
         (anomalous, "anomalous, test", BAD, True),
     ):
         if len(scores):
-            axes.hist(scores, edges, density=True, label=f"{name} ({len(scores)})", color=colour, alpha=0.65, histtype="stepfilled" if filled else "step")
+            axes.hist(
+                scores,
+                edges,
+                density=True,
+                label=f"{name} ({len(scores)})",
+                color=colour,
+                alpha=0.65,
+                histtype="stepfilled" if filled else "step",
+            )
     if threshold is not None:
         axes.axvline(threshold, color="black", linewidth=1, linestyle="--", label=f"threshold {threshold:.4g}")
     axes.set(title=title, xlabel="image score (raw)", ylabel="density")

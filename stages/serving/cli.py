@@ -29,7 +29,9 @@ Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the 
 @data.command("check")
 def data_check(
     directory: Annotated[Path, typer.Argument(help="The folder that holds the images, or a CSV file.")],
-    adapter: Annotated[str | None, typer.Option(help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say which layout a folder has, what is wrong with it, and what Assay will do. Changes nothing. Exit code 1 where it cannot go on."""
@@ -74,7 +76,9 @@ def weights_pack(
 
 @weights.command("unpack")
 def weights_unpack(
-    bundle: Annotated[Path, typer.Argument(help="The folder that `assay weights pack` filled.")], backbones: Folder = None, as_json: Json = False
+    bundle: Annotated[Path, typer.Argument(help="The folder that `assay weights pack` filled.")],
+    backbones: Folder = None,
+    as_json: Json = False,
 ) -> None:
     """Take packed weights into the local folder, after checking every checksum."""
     from stages.encoders import weights_bundle

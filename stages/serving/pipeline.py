@@ -16,7 +16,7 @@ from torch import Tensor
 from stages import io
 from stages.datasets.images import resize_image
 from stages.detectors import artefact
-from stages.encoders.encoder import Encoder
+from stages.encoders.encoder import Encoder, resolve_device
 from stages.types import Detector, Features, Prediction
 
 
@@ -27,14 +27,22 @@ class Pipeline:
         self.encoder, self.detector = encoder, detector
 
     @classmethod
-    def load(cls, model: Path, device: str, threads: int, backbones: Path) -> Self:
-        """model: the folder models/<dataset>/<model>/<category>/seed<k>. Raises WeightsMissing where its encoder cannot be built."""
+    def load(cls, model: Path, device: str, threads: int, backbones: Path, encoders: dict[str, Encoder] | None = None) -> Self:
+        """model: the folder models/<dataset>/<model>/<category>/seed<k>. Raises WeightsMissing where its encoder cannot be built.
+
+        encoders: those built so far, by the hash of their identity, shared between pipelines; this one's joins them.
+        """
         recorded: dict[str, Any] = io.read_json(model / "config.json")["encoder"]
-        return cls(Encoder.from_identity(recorded, device, threads, backbones), artefact.load(model))
+        built, key = encoders if encoders is not None else {}, io.content_hash(recorded)
+        if key not in built:
+            built[key] = Encoder.from_identity(recorded, device, threads, backbones)
+        return cls(built[key], artefact.load(model).to(resolve_device(device)))
 
     def __call__(self, images: list[np.ndarray]) -> Prediction:
         """images: decoded (H, W, 3) uint8 of any sizes. Maps come at the size the model works at."""
-        return self.detector.score(self.features(self.pixels(images)))
+        features = self.features(self.pixels(images))
+        device = next((tensor.device for tensor in self.detector.state_dict().values()), torch.device("cpu"))
+        return self.detector.score({name: value.to(device) for name, value in features.items()})
 
     def pixels(self, images: list[np.ndarray]) -> Tensor:
         """(B, 3, S, S) uint8: the whole images at the encoder's size."""

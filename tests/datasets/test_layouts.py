@@ -163,6 +163,13 @@ def test_elpv_leaves_doubted_cells_out_unless_asked(tmp_path):
     assert {sample.label for sample in every.samples if sample.category == "poly"} == {1} and len(every.samples) == 4
 
 
+def test_both_photographs_of_an_elpv_cell_are_one_group(tmp_path):
+    tree = Tree(tmp_path)
+    tree.file("data/labels.csv", "".join(f"images/cell{number}.png 0.0 poly\n" for number in (1734, 1735, 2276, 2277, 2326, 1784)).encode())
+    group = {sample.sample_id[-4:]: sample.group for sample in elpv.read(tmp_path, tmp_path).samples}
+    assert group["2277"] == group["1735"] and group["2326"] == group["1784"] and len(set(group.values())) == 4
+
+
 def test_elpv_counts_of_the_installed_package(tmp_path):
     """The counts that its authors publish: mono 588 / 313, poly 920 / 402 at p = 0 and p = 1."""
     pytest.importorskip("elpv_dataset", reason="the extra `solar` is not installed")

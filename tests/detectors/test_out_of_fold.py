@@ -63,7 +63,9 @@ def test_the_threshold_from_out_of_fold_scores_keeps_its_promise_where_training_
 
     generator = torch.Generator().manual_seed(0)
     train, new = torch.randn(300, 8, generator=generator), torch.randn(2000, 8, generator=generator)
-    scores = out_of_fold_scores(Nearest, lambda chosen: ArrayBatches({"x": train[list(chosen)]}), [str(n) for n in range(300)], 5, Run(seed=0, quiet=True))
+    scores = out_of_fold_scores(
+        Nearest, lambda chosen: ArrayBatches({"x": train[list(chosen)]}), [str(n) for n in range(300)], 5, Run(seed=0, quiet=True)
+    )
     model = Nearest().fit(ArrayBatches({"x": train}), None, None)
     fresh = model.score({"x": new}).image_score.numpy()
     assert model.score({"x": train}).image_score.max() < 1e-2

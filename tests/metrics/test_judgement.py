@@ -108,4 +108,6 @@ def test_a_model_refused_everywhere_has_its_reason_and_no_tables():
 def test_cells_of_tables():
     assert pretty({"value": 0.9573, "low": 0.9411, "high": 0.97}) == "95.7 [94.1, 97.0]"
     assert pretty({"value": None, "reason": "r"}) == "n/a"
-    assert metrics_csv({"aupro": {"value": None, "reason": "no masks, none"}}) == 'metric,value,low,high,reason\naupro,,,,"no masks, none"\n'
+    assert (
+        metrics_csv({"aupro": {"value": None, "reason": "no masks, none"}}) == 'metric,value,low,high,reason\naupro,,,,"no masks, none"\n'
+    )
