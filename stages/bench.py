@@ -38,7 +38,7 @@ def _bench(params: Params, folder: Path | None, images: list[Any], encoders: dic
     from stages.metrics.latency import measure
     from stages.serving.pipeline import Pipeline
 
-    pipeline = Pipeline.load(folder, params.compute.device, params.compute.threads, Path(params.backbones), encoders)
+    pipeline = Pipeline.load(folder, params.compute.device, params.compute.threads, params.backbones_folder, encoders)
     rule, synchronise = params.bench, torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     single = measure(lambda: pipeline(images[:1]), rule.warmup, rule.repeats, rule.seconds, synchronise)
     batch = measure(lambda: pipeline(images[:BATCH]), 1, rule.repeats, rule.seconds, synchronise)

@@ -12,7 +12,7 @@ from typing import Any
 
 from stages import engine, errors, io
 from stages.detectors import artefact
-from stages.params import Params, load
+from stages.params import Params, RunEntry, load
 
 PREDICTION = ("sample_id", "category", "split", "seed", "label", "image_score")
 
@@ -45,9 +45,6 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     """One unit: one model on one category over all seeds. Writes its pictures; returns what the tables need."""
     import numpy as np
 
-    from stages.detectors.scoring import score_split
-    from stages.encoders.batches import open_batches
-    from stages.encoders.encoder import resolve_device
     from stages.metrics.judgement import Rule, judge_category
 
     run, protocol = params.runs[name], params.protocol
@@ -58,35 +55,54 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     for sample in _manifest(run.dataset):
         if sample["category"] == category and (sample["split"] == "val" or sample["split"].startswith("test")):
             splits.setdefault(sample["split"], []).append(sample)
-    scored: dict[str, list[Any]] = {split: [] for split in splits}
-    for place in places:
-        detector = artefact.load(place).to(resolve_device(params.compute.device))
-        for split, samples in splits.items():
-            scored[split].append(
-                score_split(detector, open_batches(run.dataset, run.encoder, samples, detector.needs.layers, params), protocol.map_size)
-            )
+    scored = _score(params, run, places, splits)
     out_of_fold = _out_of_fold(places[0])
     judgement = judge_category(
         scored,
         {split: [sample["group"] for sample in samples] for split, samples in splits.items()},
         {split: np.array([sample["mask"] or sample["label"] == 0 for sample in samples], dtype=bool) for split, samples in splits.items()},
-        np.array([row["image_score"] for row in out_of_fold], dtype=np.float32),
+        np.array([image["image_score"] for image in out_of_fold], dtype=np.float32),
         Rule(protocol.fpr_limits, protocol.target_false_alarm_rate, protocol.bootstrap_resamples, protocol.pixel_bins_above),
     )
     folder = _row_folder(run.dataset, run.model, row) / category
     io.write_text(folder / "thresholds.txt", judgement.text)
-    _write_pictures(
-        folder,
-        f"{row} on {category}",
-        scored,
-        judgement,
-        out_of_fold,
-        open_batches(run.dataset, run.encoder, splits["test"], (), params),
-        params,
-    )
+    for file, content in _pictures(params, run, f"{row} on {category}", splits["test"], scored, judgement).items():
+        io.write_bytes(folder / file, content)
     predictions = _predictions(params.seeds(run), splits, scored, out_of_fold)
     weights = io.read_json(places[0] / "config.json")["encoder"].get("weights") or {"name": "none"}
     return {"judgement": judgement, "predictions": predictions, "out_of_fold": out_of_fold, "weights": weights["name"]}
+
+
+def _score(params: Params, run: RunEntry, places: list[Path], splits: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
+    """By split, what the model of each seed sees in it."""
+    from stages.detectors.scoring import score_split
+    from stages.encoders.batches import open_batches
+    from stages.encoders.encoder import resolve_device
+
+    scored: dict[str, list[Any]] = {split: [] for split in splits}
+    for place in places:
+        detector = artefact.load(place).to(resolve_device(params.compute.device))
+        for split, samples in splits.items():
+            batches = open_batches(run.dataset, run.encoder, samples, detector.needs.layers, params)
+            scored[split].append(score_split(detector, batches, params.protocol.map_size))
+    return scored
+
+
+def _pictures(params: Params, run: RunEntry, title: str, samples: list[dict[str, Any]], scored: Any, judgement: Any) -> dict[str, bytes]:
+    """The histogram and the gallery of the first seed."""
+    from stages.encoders.batches import open_batches
+    from stages.plots.gallery import Shown, category_files
+
+    test, val = scored["test"][0], scored["val"][0]
+    batches = open_batches(run.dataset, run.encoder, samples, (), params)
+
+    def image(place: int) -> Any:
+        return batches.take([place]).features["pixels"][0].permute(1, 2, 0).numpy()
+
+    shown = Shown(title, test.sample_id, test.label, test.score, test.maps, test.masks, image)
+    good_maps = val.maps[val.label == 0] if val.maps is not None else ()
+    threshold, rate = judgement.thresholds["conformal"].value, params.protocol.target_false_alarm_rate
+    return category_files(shown, judgement.held_out, good_maps, threshold, rate, params.report.overlays)
 
 
 def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> dict[str, Any]:
@@ -98,9 +114,7 @@ def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> d
     weights = next((value["weights"] for value in done.values()), None)
     about = {"dataset": run.dataset, "model": row, "label": params.rows(run.model)[row].label, "encoder": run.encoder, "weights": weights}
     refused = {category: value["refused"] for category, value in judged.items() if "refused" in value}
-    result = result_of(
-        about | {"seeds": params.seeds(run)}, {category: value["judgement"] for category, value in done.items()}, refused
-    )
+    result = result_of(about | {"seeds": params.seeds(run)}, {category: value["judgement"] for category, value in done.items()}, refused)
     for file, text in tables_of(result).items():
         io.write_text(folder / file, text)
     io.write_json(
@@ -122,37 +136,6 @@ def _predictions(
         for sample, score in zip(samples, one.score, strict=True)
     ]
     return rows + [{**row, "split": "train", "seed": seeds[0]} for row in out_of_fold]
-
-
-def _write_pictures(
-    folder: Path, title: str, scored: Any, judgement: Any, out_of_fold: list[dict[str, Any]], batches: Any, params: Params
-) -> None:
-    """The score histogram and a gallery of the first seed, on one colour scale for the whole category."""
-    import numpy as np
-
-    from stages.plots import gallery
-    from stages.plots.histogram import score_histogram
-    from stages.plots.overlay import scale_of
-
-    test, val = scored["test"][0], scored["val"][0]
-    threshold = judgement.thresholds["conformal"].value
-    held_out = np.concatenate([[row["image_score"] for row in out_of_fold], val.score[val.label == 0]])
-    io.write_bytes(
-        folder / "histogram_scores.png",
-        score_histogram(test.score[test.label == 0], test.score[test.label == 1], held_out, threshold, title),
-    )
-    good_maps = val.maps[val.label == 0] if val.maps is not None else ()
-    scale = scale_of(good_maps, params.protocol.target_false_alarm_rate) if len(good_maps) else None
-    choices = gallery.choose(test.score, test.label, np.inf if threshold is None else threshold, params.report.overlays)
-
-    def image(place: int) -> Any:
-        return batches.take([place]).features["pixels"][0].permute(1, 2, 0).numpy()
-
-    listed = []
-    for picture in gallery.pictures(choices, test.sample_id, test.score, image, test.maps, test.masks, scale, threshold):
-        io.write_bytes(folder / "overlays" / picture.file, picture.png)
-        listed.append({"file": picture.file, "kind": picture.choice.kind, "sample_id": test.sample_id[picture.choice.position]})
-    io.write_json(folder / "overlays" / "index.json", listed)
 
 
 def _row_folder(dataset: str, model: str, row: str) -> Path:

@@ -38,7 +38,7 @@ def main(dataset: str, encoder: str) -> int:
     torch.set_num_threads(params.compute.threads)
     form = "uint8" if entry.kind == PIXELS else params.features.form
     try:
-        built = Encoder.from_entry(encoder, entry, params.compute.device, params.compute.threads, Path(params.backbones), form)
+        built = Encoder.from_entry(encoder, entry, params.compute.device, params.compute.threads, params.backbones_folder, form)
     except WeightsMissing as reason:
         print(f"{dataset}/{encoder}: not extracted. {reason}")
         described = {"name": encoder, **entry.model_dump()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -151,6 +152,11 @@ class Params(Section):
         if name not in table:
             raise ParamsError(f"{PATH}: {section} has no entry {name!r}{_nearest(name, table)}")
         return table[name]
+
+    @property
+    def backbones_folder(self) -> Path:
+        """The local folder of weights. git does not keep it, so in the copies that `dvc exp run --temp` works in it is still the project's own."""
+        return Path(os.environ.get("DVC_ROOT", "")) / self.backbones
 
     def seeds(self, run: RunEntry) -> list[int]:
         """The training seeds of a run, the first of which is the model that is shipped."""

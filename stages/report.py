@@ -11,7 +11,7 @@ from typing import Any
 
 from stages import errors, io
 from stages.params import Params, load
-from stages.serving.leaderboard import COLUMNS, Row, cell, leaderboard
+from stages.serving.leaderboard import COLUMNS, Row, cell, leaderboard, results
 
 METRICS = Path("metrics")
 
@@ -40,8 +40,24 @@ def _section(params: Params, dataset: str, rows: list[Row]) -> dict[str, Any]:
         "verdict": _verdict(best, rows),
         "note": "; ".join(f"{COLUMNS[name]} n/a: {reason}" for name, reason in missing.items()),
         "warnings": _warnings(dataset, manifest),
+        "shifts": [shift for result in results(params) if result["dataset"] == dataset for shift in _shifts(result)],
         "best": [_category(params, dataset, best.model, category) for category in categories] if best else [],
     }
+
+
+def _shifts(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per model and shifted test split: the plain mean over categories of what is left there."""
+    by_category = list(result.get("shift", {}).values())
+    splits = sorted({split for shifts in by_category for split in shifts})
+    return [{"model": result["model"], "split": split, **_means([shifts[split] for shifts in by_category if split in shifts])} for split in splits]
+
+
+def _means(cells: list[dict[str, Any]]) -> dict[str, str]:
+    found = {}
+    for name in cells[0]:
+        values = [one[name]["value"] for one in cells if one[name]["value"] is not None]
+        found[name] = f"{sum(values) / len(values):.3f}" if values else "n/a"
+    return found
 
 
 def _verdict(best: Row | None, rows: list[Row]) -> str:

@@ -34,8 +34,8 @@ class Project:
         net = {"kind": "cnn", "image_size": SIZE, "backbone": "resnet18", "weights": "random", "layers": LAYERS, "runtime": "torch"}
         self.settings["encoders"] = {"pixels": {"kind": "pixels", "image_size": SIZE}, "net": net}
         self.settings["extracts"] = {
-            "set-pixels": {"dataset": "set", "encoder": "pixels", "reads": "data/set/samples.parquet"},
-            "set-net": {"dataset": "set", "encoder": "net", "reads": "features/set/pixels"},
+            "set-pixels": {"dataset": "set", "encoder": "pixels", "reads": "data/set/samples.parquet", "code": "stages/encoders/pixels.py"},
+            "set-net": {"dataset": "set", "encoder": "net", "reads": "features/set/pixels", "code": "stages/encoders/cnn.py"},
         }
         self.settings["features"] = {"budget_gb": 1, "form": "float32", "shard_mb": 1, "batch_size": 3}
         self.settings["compute"].update(device="cpu", threads=1)

@@ -65,3 +65,12 @@ def test_unknown_entry_names_the_nearest(root):
 
 def test_lists_are_in_block_style_since_dvc_exp_run_would_rewrite_them(root):
     assert not [line for line in (root / "params.yaml").read_text().splitlines() if line.split("#")[0].rstrip().endswith("]")]
+
+
+def test_weights_are_looked_for_in_the_project_also_from_the_copy_that_an_experiment_runs_in(root, monkeypatch, tmp_path):
+    settings = params.load(root / "params.yaml")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert settings.backbones_folder == tmp_path / "backbones"
+    assert settings.model_copy(update={"backbones": "/srv/weights"}).backbones_folder == Path("/srv/weights")
+    monkeypatch.delenv("DVC_ROOT")
+    assert settings.backbones_folder == Path("backbones")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.projects import tiny_project
+from tests.projects import run, tiny_project
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +157,15 @@ def test_a_student_of_another_network_than_its_teacher_is_refused(project, tmp_p
     monkeypatch.chdir(folder)
     with pytest.raises(ParamsError, match="models.padim.backbone is resnet18, but encoders.net.backbone is tf_efficientnet_lite0"):
         fit(load(), "tiny-padim", "padim", "photos", 0)
+
+
+def test_a_train_stage_on_stored_features_imports_torch_and_little_else(project):
+    """timm, mlflow, matplotlib, scikit-learn and torchvision would each cost it seconds."""
+    code = (
+        "import sys; from stages import train; train.main('tiny-padim'); "
+        "print([name for name in ('timm', 'torchvision', 'mlflow', 'matplotlib', 'sklearn', 'transformers', 'onnxruntime', 'pandas') "
+        "if name in sys.modules])"
+    )
+    done = run(project, "python", "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

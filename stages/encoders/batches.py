@@ -102,7 +102,7 @@ def open_batches(
     pixels = pixels_source(folder if about["entry"]["kind"] == PIXELS else project / about["reads"], project)
     features: Store | Streamed = Store(folder)
     if about["form"] == "streamed":
-        features = Streamed(about, pixels, params.compute.device, params.compute.threads, project / params.backbones)
+        features = Streamed(about, pixels, params.compute.device, params.compute.threads, project / params.backbones_folder)
     return StoredBatches(rows, pixels, features, wanted, batch_size or params.features.batch_size, about)
 
 

@@ -50,6 +50,7 @@ class Judgement(NamedTuple):
     shift: dict[str, dict[str, Cell]]  # by name of the shifted test split
     thresholds: dict[str, Threshold]
     oracle: dict[str, Threshold]
+    held_out: np.ndarray  # (n,) scores of good images that the thresholds were fitted on
     text: str  # thresholds.txt
 
 
@@ -81,7 +82,7 @@ def judge_category(
         if split not in ("val", "test")
     }
     oracle = {method: oracle[method] for method in ("f1_percentile", "f1_uniform", "youden")}
-    return Judgement(cells, draws, shift, thresholds, oracle, thresholds_text(test[0].score, test[0].label, thresholds, oracle))
+    return Judgement(cells, draws, shift, thresholds, oracle, normal, thresholds_text(test[0].score, test[0].label, thresholds, oracle))
 
 
 def at_threshold(test: Scored, threshold: Threshold) -> dict[str, Cell]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from stages.plots.overlay import Scale, overlay
+from stages.plots.histogram import score_histogram
+from stages.plots.overlay import Scale, overlay, scale_of
 
 
 class Choice(NamedTuple):
@@ -17,12 +19,6 @@ class Choice(NamedTuple):
 
     position: int
     kind: str
-
-
-class Picture(NamedTuple):
-    file: str
-    png: bytes
-    choice: Choice
 
 
 def choose(score: np.ndarray, label: np.ndarray, threshold: float, count: int) -> list[Choice]:
@@ -44,30 +40,49 @@ def choose(score: np.ndarray, label: np.ndarray, threshold: float, count: int) -
     return chosen[:count]
 
 
-def pictures(
-    choices: list[Choice],
-    sample_id: list[str],
-    score: np.ndarray,
-    image: Callable[[int], np.ndarray],
-    maps: np.ndarray | None,
-    masks: np.ndarray | None,
-    scale: Scale | None,
-    threshold: float | None,
-) -> Iterator[Picture]:
-    """A picture for each choice: image, map on `scale`, mask.
+class Shown(NamedTuple):
+    """The test images of one category as one model sees them; maps, masks: (N, h, w) or None."""
 
-    image: position -> (H, W, 3) uint8. maps, masks: (N, h, w) or None. Without maps or a scale the map's panel shows the bare image.
+    title: str
+    sample_id: list[str]
+    label: np.ndarray  # (N,) 0 or 1
+    score: np.ndarray  # (N,)
+    maps: np.ndarray | None
+    masks: np.ndarray | None
+    image: Callable[[int], np.ndarray]  # position -> (H, W, 3) uint8
+
+
+def category_files(
+    shown: Shown, held_out: np.ndarray, good_maps: Sequence[np.ndarray] | np.ndarray, threshold: float | None, alarm_rate: float, count: int
+) -> dict[str, bytes]:
+    """File name -> content: the score histogram, `count` pictures on one colour scale, and `overlays/index.json` that lists them.
+
+    held_out: (n,) scores of good images held out of training. good_maps: (n, h, w) maps of such images, from which the scale comes; may be
+    empty, then the map's panel shows the bare image. threshold: None where there is none.
     """
-    for rank, choice in enumerate(choices):
-        place = choice.position
-        pixels = image(place)
-        shown_map = fitted(maps[place], pixels.shape[:2]) if maps is not None and scale is not None else np.zeros(pixels.shape[:2])
-        mask = fitted(masks[place], pixels.shape[:2]) if masks is not None else None
-        limit = f", threshold {threshold:.4g}" if threshold is not None else ""
-        sheet = overlay(pixels, shown_map, scale or Scale(0.0, 1.0), mask, f"{choice.kind}: score {score[place]:.4g}{limit}")
-        png = io.BytesIO()
-        sheet.save(png, format="png")
-        yield Picture(file_name(rank, choice, sample_id[place]), png.getvalue(), choice)
+    normal, anomalous = shown.score[shown.label == 0], shown.score[shown.label == 1]
+    files = {"histogram_scores.png": score_histogram(normal, anomalous, held_out, threshold, shown.title)}
+    scale = scale_of(np.asarray(good_maps), alarm_rate) if len(good_maps) else None
+    listed = []
+    for rank, choice in enumerate(choose(shown.score, shown.label, np.inf if threshold is None else threshold, count)):
+        sample_id = shown.sample_id[choice.position]
+        name = file_name(rank, choice, sample_id)
+        files[f"overlays/{name}"] = _picture(shown, choice, scale, threshold)
+        listed.append({"file": name, "kind": choice.kind, "sample_id": sample_id})
+    return files | {"overlays/index.json": json.dumps(listed, indent=2, ensure_ascii=False).encode() + b"\n"}
+
+
+def _picture(shown: Shown, choice: Choice, scale: Scale | None, threshold: float | None) -> bytes:
+    place = choice.position
+    pixels = shown.image(place)
+    shape = pixels.shape[:2]
+    anomaly_map = fitted(shown.maps[place], shape) if shown.maps is not None and scale else np.zeros(shape)
+    mask = fitted(shown.masks[place], shape) if shown.masks is not None else None
+    limit = f", threshold {threshold:.4g}" if threshold is not None else ""
+    sheet = overlay(pixels, anomaly_map, scale or Scale(0.0, 1.0), mask, f"{choice.kind}: score {shown.score[place]:.4g}{limit}")
+    png = io.BytesIO()
+    sheet.save(png, format="png")
+    return png.getvalue()
 
 
 def file_name(rank: int, choice: Choice, sample_id: str) -> str:

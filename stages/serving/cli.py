@@ -87,7 +87,7 @@ def weights_unpack(
 
 
 @app.command()
-def leaderboard(as_json: Json = False) -> None:
+def leaderboard(as_json: Json = False, markdown: Annotated[bool, typer.Option(help="Print Markdown tables.")] = False) -> None:
     """Every model of every data set, ranked, with 95 % intervals; then the path of the report page."""
     from stages.serving import leaderboard as board
 
@@ -97,14 +97,14 @@ def leaderboard(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps({dataset: [row._asdict() for row in rows] for dataset, rows in tables.items()}, indent=2))
         return
-    typer.echo(board.render(tables))
+    typer.echo(board.markdown(tables) if markdown else board.render(tables))
     page = Path("metrics/report/index.html")
-    if page.is_file():
+    if page.is_file() and not markdown:
         typer.echo(f"report: {page.resolve()}")
 
 
 def _backbones(folder: Path | None) -> Path:
-    return folder or Path(params.load().backbones if params.PATH.is_file() else "backbones")
+    return folder or (params.load().backbones_folder if params.PATH.is_file() else Path("backbones"))
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...]) -> None:

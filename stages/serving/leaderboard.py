@@ -95,11 +95,26 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
         for title in ("#", "model", *shown.values(), "ms/image"):
             table.add_column(title, justify="left" if title == "model" else "right", no_wrap=title != "model")
         for row in rows:
-            name = row.model + (f" ({row.label})" if row.label else "") + (" RANDOM WEIGHTS" if row.weights == "random" else "")
             if row.refused:
-                table.add_row("", f"{name}: {row.refused}", *[""] * (len(shown) + 1))
+                table.add_row("", f"{_name(row)}: {row.refused}", *[""] * (len(shown) + 1))
                 continue
             speed = f"{row.latency_ms:.1f}" if row.latency_ms is not None else ""
-            table.add_row(str(row.rank), name, *(cell(row.metrics.get(metric)) for metric in shown), speed)
+            table.add_row(str(row.rank), _name(row), *(cell(row.metrics.get(metric)) for metric in shown), speed)
         console.print(table)
     return screen.getvalue()
+
+
+def markdown(tables: dict[str, list[Row]]) -> str:
+    """The tables for a page of text, without timings: they are of one machine."""
+    lines: list[str] = []
+    for dataset, rows in tables.items():
+        shown = {name: title for name, title in COLUMNS.items() if any(row.metrics.get(name, {}).get("value") is not None for row in rows)}
+        lines += ["", f"**{dataset}**", "", f"| # | model | {' | '.join(shown.values())} |", "| ---: | --- |" + " ---: |" * len(shown)]
+        for row in rows:
+            cells = [row.refused] if row.refused else [cell(row.metrics.get(metric)) for metric in shown]
+            lines.append(f"| {row.rank or ''} | {_name(row)} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _name(row: Row) -> str:
+    return row.model + (f" ({row.label})" if row.label else "") + (" RANDOM WEIGHTS" if row.weights == "random" else "")

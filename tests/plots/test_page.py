@@ -9,7 +9,7 @@ def rendered(name: str = "parts") -> str:
     refused = row._replace(rank=None, model="stfpm", metrics={}, refused="E101 no weights")
     section = {
         "name": name, "rows": [row, refused], "columns": {"image_auroc": COLUMNS["image_auroc"]}, "categories": 1, "verdict": "v", "note": "",
-        "warnings": [f"{name} is broken"], "best": [],
+        "warnings": [f"{name} is broken"], "best": [], "shifts": [],
     }  # fmt: skip
     return page.render("Assay", [section], cell)
 
