@@ -18,6 +18,7 @@ COLUMNS = {
     "aupro": "AUPRO 0.3",
     "aupro_005": "AUPRO 0.05",
 }
+NARROW, MEDIUM = ("image_auroc", "aupro"), ("image_auroc", "image_ap", "pixel_auroc", "aupro")  # what a terminal of that width has room for
 
 
 class Row(NamedTuple):
@@ -89,11 +90,13 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
     console = Console(file=screen, width=width or Console().width)
     for dataset, rows in tables.items():
         shown = {name: title for name, title in COLUMNS.items() if any(row.metrics.get(name, {}).get("value") is not None for row in rows)}
-        if console.width < 160:
-            shown = {name: title for name, title in shown.items() if name in ("image_auroc", "image_ap", "pixel_auroc", "aupro")}
+        kept = NARROW if console.width < 110 else MEDIUM if console.width < 190 else COLUMNS
+        shown = {name: title for name, title in shown.items() if name in kept}
         table = Table(title=f"{dataset}: mean over categories, 95 % interval", title_justify="left")
         for title in ("#", "model", *shown.values(), "ms/image"):
-            table.add_column(title, justify="left" if title == "model" else "right", no_wrap=title != "model")
+            table.add_column(
+                title, justify="left" if title == "model" else "right", no_wrap=title != "model", min_width=min(len(title), 14)
+            )
         for row in rows:
             if row.refused:
                 table.add_row("", f"{_name(row)}: {row.refused}", *[""] * (len(shown) + 1))

@@ -43,7 +43,7 @@ def test_data_check_says_what_it_found_and_changes_nothing(assay, tmp_path):
 
 def test_data_check_exits_1_where_nothing_normal_can_be_learnt(assay, tmp_path):
     pictures(tmp_path / "photos", "bad/0.png", "bad/1.png")
-    code, out, err = assay("data", "check", "photos", "--json")
+    code, out, _ = assay("data", "check", "photos", "--json")
     found = json.loads(out)
     assert code == 1 and not found["ok"] and any(problem["code"] == "E201" for problem in found["problems"])
 

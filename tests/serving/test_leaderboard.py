@@ -42,3 +42,10 @@ def test_a_refused_row_shows_its_reason_and_random_weights_are_named(board):
 ])  # fmt: skip
 def test_cells(metric, text):
     assert cell(metric) == text
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_no_figure_is_cut_off_whatever_the_width_of_the_terminal(board, width):
+    lines = render(board, width=width).splitlines()
+    assert any(".900 [.800, .950]" in line and "patchcore" in line for line in lines) and max(map(len, lines)) <= width
+    assert "…" not in "".join(line for line in lines if "E101" not in line)
