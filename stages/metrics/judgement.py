@@ -22,6 +22,7 @@ from stages.metrics.thresholds_text import thresholds_text
 
 Cell = dict[str, Any]  # {"value", "low", "high"}, {"value"} where no interval is known, {"value": None, "reason"} where there is none
 DEFAULT = "conformal"
+DIFFERENT = 0.01  # p below which out-of-fold and validation scores are taken for two distributions
 AT_THRESHOLD = ("accuracy", "precision", "recall", "f1", "false_alarm_rate")
 
 
@@ -72,8 +73,11 @@ def judge_category(
     """
     test, val = scored["test"], scored["val"][0]
     cells, draws = _ranked(test, groups["test"], masked["test"], rule)
-    normal = np.concatenate([held_out, val.score[val.label == 0]])
-    thresholds = fit_thresholds(val.score, val.label, rule.target_false_alarm_rate, normal)
+    normal, warning = exchangeable(held_out, val.score[val.label == 0])
+    thresholds = {
+        method: threshold._replace(note="; ".join(note for note in (threshold.note, warning) if note) or None)
+        for method, threshold in fit_thresholds(val.score, val.label, rule.target_false_alarm_rate, normal).items()
+    }
     oracle = fit_thresholds(test[0].score, test[0].label, rule.target_false_alarm_rate)
     cells |= at_threshold(test[0], thresholds[DEFAULT])
     shift = {
@@ -83,6 +87,23 @@ def judge_category(
     }
     oracle = {method: oracle[method] for method in ("f1_percentile", "f1_uniform", "youden")}
     return Judgement(cells, draws, shift, thresholds, oracle, normal, thresholds_text(test[0].score, test[0].label, thresholds, oracle))
+
+
+def exchangeable(out_of_fold: np.ndarray, val: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """The good scores that may speak for the final model, and what to say where some may not.
+
+    out_of_fold, val: (n,), (m,). Both are of images that their model never saw, but the models of the folds have learnt from fewer images. Where
+    that shows (two-sample Kolmogorov-Smirnov test, p < 0.01), their scores are not those of the final model, and val speaks alone.
+    """
+    from scipy.stats import ks_2samp
+
+    if not len(val) or not len(out_of_fold) or ks_2samp(out_of_fold, val).pvalue >= DIFFERENT:
+        return np.concatenate([out_of_fold, val]), None
+    medians = f"{np.median(out_of_fold):.4g} against {np.median(val):.4g}"
+    return val, (
+        f"the {len(out_of_fold)} out-of-fold scores were left out, as models of fewer images score differently here (median {medians} in validation); "
+        "more training images would bring the two together"
+    )
 
 
 def at_threshold(test: Scored, threshold: Threshold) -> dict[str, Cell]:

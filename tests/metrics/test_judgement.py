@@ -34,7 +34,17 @@ def test_the_threshold_is_decided_by_held_out_images_alone():
     wild = scored(40, 20, 2)._replace(score=np.random.default_rng(9).normal(size=40).astype(np.float32) * 100)
     one, other = judged(), judged(test=[wild, wild])
     assert one.thresholds == other.thresholds and one.oracle != other.oracle
-    assert judged(held_out=np.full(30, 7.0)).thresholds["conformal"].value == 7.0
+    more = np.r_[wild.score[:0], np.random.default_rng(4).normal(size=30), 7.0]
+    assert judged(held_out=more, rule=RULE._replace(target_false_alarm_rate=0.01)).thresholds["conformal"].value == 7.0
+
+
+def test_out_of_fold_scores_of_another_distribution_do_not_set_the_threshold():
+    """Models of fewer images that score twice as high would make a threshold that nothing exceeds."""
+    same, other = np.random.default_rng(4).normal(size=50), np.random.default_rng(4).normal(size=50) + 6
+    assert len(judged(held_out=same).held_out) == 59 and judged(held_out=same).thresholds["percentile_95"].note is None
+    apart = judged(held_out=other)
+    assert len(apart.held_out) == 9 and apart.thresholds["conformal"].achieved["n_normal"] == 9
+    assert "50 out-of-fold scores were left out" in apart.thresholds["conformal"].note
 
 
 def test_metrics_at_the_threshold_come_from_one_confusion_matrix():
