@@ -92,8 +92,8 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """The rows of a parquet file as dicts."""
     import pyarrow.parquet
 
-    require(path)
-    return pyarrow.parquet.read_table(path).to_pylist()
+    with pyarrow.parquet.ParquetFile(require(path)) as file:  # read_table would import pandas
+        return file.read().to_pylist()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -91,6 +91,7 @@ def test_foreign_values_that_are_not_finite_numbers_are_refused(tmp_path, bad):
         io.load_foreign(tmp_path / "bad.pt")
 
 
-def test_missing_artefact_names_the_stage_that_makes_it():
+def test_missing_artefact_names_the_stage_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="Run `dvc repro prepare`"):
         io.read_table(Path("data/solar/samples.parquet"))
