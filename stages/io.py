@@ -76,16 +76,8 @@ def write_table(path: Path, columns: dict[str, Any], schema: pyarrow.Schema | No
     import pyarrow
     import pyarrow.parquet
 
-    plain = {name: _without_pandas(values) for name, values in columns.items()}
     with writing(path) as file:
-        pyarrow.parquet.write_table(pyarrow.table(plain, schema=schema), file, compression="zstd")
-
-
-def _without_pandas(values: Any) -> Any:
-    """A numpy column as pyarrow's own: given as it is, pyarrow would import pandas to see whether it is a Series."""
-    import pyarrow
-
-    return pyarrow.array(values.tolist(), pyarrow.from_numpy_dtype(values.dtype)) if hasattr(values, "dtype") else values
+        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), file, compression="zstd")
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
