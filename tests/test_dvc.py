@@ -157,3 +157,16 @@ def test_a_misspelt_parameter_stops_the_stage_with_its_line(project):
     done = run(project, "dvc", "repro")
     assert done.returncode != 0
     assert re.search(r"params.yaml:\d+ models.padim.chanels is not a known key; did you mean 'channels'\?", done.stdout + done.stderr)
+
+
+def test_the_gate_of_pull_requests_needs_no_data_and_sees_a_changed_parameter(project, tmp_path, root):
+    """A clone has no features and no models, only code, dvc.lock and the small metrics."""
+    gate = re.search(r"dvc (repro --allow-missing --dry [a-z ]+?) \|", (root / ".github/workflows/pull-request.yml").read_text()).group(1).split()
+    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "results"], ["git", "clone", "-q", ".", str(tmp_path / "clone")]):
+        assert run(project, *command).returncode == 0
+    clone = tmp_path / "clone"
+    agreed = run(clone, "dvc", *gate)
+    assert agreed.returncode == 0 and "Running stage" not in agreed.stdout, agreed.stderr
+    edit(clone, "channels: 5", "channels: 6")
+    changed = run(clone, "dvc", *gate)
+    assert changed.returncode != 0 or "Running stage" in changed.stdout
