@@ -14,7 +14,7 @@ from stages.serving import cli
 def assay(monkeypatch, capsys, tmp_path):
     """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("ASSAY_DEBUG", raising=False)
+    monkeypatch.setenv("ASSAY_DEBUG", "")  # --debug sets it in this process; set here, it is restored
 
     def command(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["assay", *arguments])
