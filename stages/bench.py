@@ -1,7 +1,8 @@
-"""Time every model of one data set, from a decoded image to its score, in one process.
+"""What every model of one data set costs, from a decoded image to its score: time, memory, operations, parameters.
 
-Reads fitted models and a few test images, writes metrics/bench/<dataset>.json. Timings differ from machine to machine and run to run, so they lie
-apart from the metrics.
+Reads fitted models and a few test images, writes metrics/bench/<dataset>.json. Timings differ from machine to machine and run to run, so they
+lie apart from the metrics. All models run in one process, those on pixels first: `peak_rss_mb` is what that process held while the model
+answered, Python, torch and the encoders built so far included.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def main(dataset: str) -> int:
     images, encoders = _images(dataset), {}
     models: dict[str, Any] = {}
     with engine.thread_limit(params.compute.threads):
-        for run in (run for run in params.runs.values() if run.dataset == dataset):
+        runs = [run for run in params.runs.values() if run.dataset == dataset]
+        for run in sorted(runs, key=lambda run: params.encoders[run.encoder].kind != "pixels"):
             for row in params.rows(run.model):
                 models[row] = _bench(params, _first_model(run, row, params.seeds(run)[0]), images, encoders)
                 print(f"{dataset} {row}: {models[row]}")
@@ -35,6 +37,7 @@ def _bench(params: Params, folder: Path | None, images: list[Any], encoders: dic
         return {"refused": "no fitted model"}
     import torch
 
+    from stages.metrics.footprint import flops, peak_memory
     from stages.metrics.latency import measure
     from stages.serving.pipeline import Pipeline
 
@@ -42,6 +45,9 @@ def _bench(params: Params, folder: Path | None, images: list[Any], encoders: dic
     rule, synchronise = params.bench, torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     single = measure(lambda: pipeline(images[:1]), rule.warmup, rule.repeats, rule.seconds, synchronise)
     batch = measure(lambda: pipeline(images[:BATCH]), 1, rule.repeats, rule.seconds, synchronise)
+    memory = peak_memory(lambda: pipeline(images[:BATCH]))
+    pixels = pipeline.pixels(images[:1])
+    features = pipeline.features(pixels)
     total, trainable = pipeline.parameters()
     return {
         "latency_ms_p50": round(single.p50_ms, 3),
@@ -51,6 +57,9 @@ def _bench(params: Params, folder: Path | None, images: list[Any], encoders: dic
         "repeats": single.repeats,
         "parameters": total,
         "trainable_parameters": trainable,
+        "flops": flops(lambda: (pipeline.encoder.eager(pixels), pipeline.detector.score(features))),
+        "peak_rss_mb": round(memory.rss_mb, 1),
+        "peak_vram_mb": None if memory.vram_mb is None else round(memory.vram_mb, 1),
     }
 
 

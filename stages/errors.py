@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 OK, MENDABLE, DEFECT = 0, 1, 2  # exit codes
@@ -18,12 +19,18 @@ class Missing(UserError, FileNotFoundError):
     """A file is not where it should be."""
 
 
+MENDED_BY_USERS = (UserError, OSError)
+
+
+def told(error: Exception) -> str:
+    """A mendable error as its user is told of it: one line, or all of it when debugging."""
+    return "".join(traceback.format_exception(error)) if os.environ.get(DEBUG) else f"{type(error).__name__}: {error}"
+
+
 def guarded(call: Callable[[], int | None]) -> int:
     """Run a verb or a command: its exit code, with mendable errors printed to stderr without a traceback."""
     try:
         return call() or OK
-    except (UserError, OSError) as error:
-        if os.environ.get(DEBUG):
-            raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except MENDED_BY_USERS as error:
+        print(told(error), file=sys.stderr)
         return MENDABLE

@@ -11,24 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from stages import engine, errors, io
+from stages.datasets.samples import manifest_samples
 from stages.detectors import artefact
 from stages.params import Params, RunEntry, load
-
-PREDICTION = ("sample_id", "category", "split", "seed", "label", "image_score")
 
 
 def main(name: str) -> int:
     params = load()
     run = params.entry("runs", name)
-    categories = sorted({sample["category"] for sample in _manifest(run.dataset)})
+    categories = sorted({sample["category"] for sample in manifest_samples(run.dataset)})
     units = [
         engine.Unit(f"{row}/{category}", {"params": params, "name": name, "row": row, "category": category})
         for row in params.rows(run.model)
         for category in categories
     ]
     outcomes = engine.run(judge, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch",))
-    if engine.crashed(name, outcomes):
-        return errors.DEFECT
+    if code := engine.exit_code(name, outcomes):
+        return code
     judged = {outcome.key: outcome.value for outcome in outcomes}
     results = {
         row: _write_row(params, name, row, {category: judged[f"{row}/{category}"] for category in categories})
@@ -46,13 +45,14 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     import numpy as np
 
     from stages.metrics.judgement import Rule, judge_category
+    from stages.metrics.result import predictions_of, result_folder
 
     run, protocol = params.runs[name], params.protocol
     places = [artefact.folder(run.dataset, run.model, row, category, seed) for seed in params.seeds(run)]
-    if refused := artefact.refusal(Path("models", run.dataset, run.model)) or artefact.refusal(places[0]):
+    if refused := next(filter(None, map(artefact.refusal, [Path("models", run.dataset, run.model), *places])), None):
         return {"refused": refused}
     splits: dict[str, list[dict[str, Any]]] = {"val": [], "test": []}
-    for sample in _manifest(run.dataset):
+    for sample in manifest_samples(run.dataset):
         if sample["category"] == category and (sample["split"] == "val" or sample["split"].startswith("test")):
             splits.setdefault(sample["split"], []).append(sample)
     scored = _score(params, run, places, splits)
@@ -64,11 +64,11 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         np.array([image["image_score"] for image in out_of_fold], dtype=np.float32),
         Rule(protocol.fpr_limits, protocol.target_false_alarm_rate, protocol.bootstrap_resamples, protocol.pixel_bins_above),
     )
-    folder = _row_folder(run.dataset, run.model, row) / category
+    folder = result_folder(run.dataset, run.model, row) / category
     io.write_text(folder / "thresholds.txt", judgement.text)
     for file, content in _pictures(params, run, f"{row} on {category}", splits["test"], scored, judgement).items():
         io.write_bytes(folder / file, content)
-    predictions = _predictions(params.seeds(run), splits, scored, out_of_fold)
+    predictions = predictions_of(params.seeds(run), splits, scored, out_of_fold)
     weights = io.read_json(places[0] / "config.json")["encoder"].get("weights") or {"name": "none"}
     return {"judgement": judgement, "predictions": predictions, "out_of_fold": out_of_fold, "weights": weights["name"]}
 
@@ -107,9 +107,9 @@ def _pictures(params: Params, run: RunEntry, title: str, samples: list[dict[str,
 
 def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> dict[str, Any]:
     """The tables of one model over its categories; returns its result as it stands in git."""
-    from stages.metrics.result import result_of, tables_of, thresholds_of
+    from stages.metrics.result import PREDICTION, result_folder, result_of, tables_of, thresholds_of
 
-    run, folder = params.runs[name], _row_folder(params.runs[name].dataset, params.runs[name].model, row)
+    run, folder = params.runs[name], result_folder(params.runs[name].dataset, params.runs[name].model, row)
     done = {category: value for category, value in judged.items() if "refused" not in value}
     weights = next((value["weights"] for value in done.values()), None)
     about = {"dataset": run.dataset, "model": row, "label": params.rows(run.model)[row].label, "encoder": run.encoder, "weights": weights}
@@ -125,30 +125,9 @@ def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> d
     return result
 
 
-def _predictions(
-    seeds: list[int], splits: dict[str, Any], scored: dict[str, Any], out_of_fold: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """One row per image, split and seed; the split "train" holds the out-of-fold scores of the first seed."""
-    rows = [
-        {**sample, "seed": seed, "image_score": float(score)}
-        for split, samples in splits.items()
-        for seed, one in zip(seeds, scored[split], strict=True)
-        for sample, score in zip(samples, one.score, strict=True)
-    ]
-    return rows + [{**row, "split": "train", "seed": seeds[0]} for row in out_of_fold]
-
-
-def _row_folder(dataset: str, model: str, row: str) -> Path:
-    return Path("metrics", dataset, model, *([row] if row != model else []))
-
-
 def _out_of_fold(place: Path) -> list[dict[str, Any]]:
     path = place / "out_of_fold.parquet"
     return io.read_table(path) if path.is_file() else []
-
-
-def _manifest(dataset: str) -> list[dict[str, Any]]:
-    return io.read_json(Path("data", dataset, "manifest.json"))["samples"]
 
 
 if __name__ == "__main__":

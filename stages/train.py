@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages import engine, errors, io
+from stages.datasets.samples import manifest_samples
 from stages.detectors import artefact
-from stages.params import Params, ParamsError, load
+from stages.params import Params, ParamsError, RunEntry, load
+
+if TYPE_CHECKING:
+    from stages.types import Batches, Detector
 
 RESUME = Path(".assay/resume")
 
@@ -27,32 +32,38 @@ def main(name: str) -> int:
         print(f"{name}: {refused}")
         artefact.refuse(out, refused)
         return errors.OK
-    categories = sorted({row["category"] for row in _manifest(run.dataset)})
-    units = [
-        engine.Unit(f"{row}/{category}/seed{seed}", {"params": params, "name": name, "row": row, "category": category, "seed": seed})
+    categories = sorted({sample["category"] for sample in manifest_samples(run.dataset)})
+    parts = [("folds", fit_folds, params.seeds(run)[0])] + [(f"seed{seed}", fit, seed) for seed in params.seeds(run)]
+    units = [  # the folds first: the longest work should not start last
+        engine.Unit(
+            f"{row}/{category}/{part}", {"step": step, "params": params, "name": name, "row": row, "category": category, "seed": seed}
+        )
+        for part, step, seed in parts
         for row in params.rows(run.model)
         for category in categories
-        for seed in params.seeds(run)
     ]
     outcomes = engine.run(
-        fit, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch", "stages.training")
+        work, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch", "stages.training")
     )
-    if engine.crashed(name, outcomes):
-        return errors.DEFECT
-    shutil.rmtree(RESUME / name, ignore_errors=True)
-    return errors.OK
+    code = engine.exit_code(name, outcomes)
+    if code == errors.OK:
+        shutil.rmtree(RESUME / name, ignore_errors=True)
+    return code
+
+
+def work(step: Callable[..., None], params: Params, name: str, row: str, category: str, seed: int) -> None:
+    """One unit: `step` (fit or fit_folds) for one model on one category with one seed."""
+    step(params, name, row, category, seed)
 
 
 def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
-    """One unit: one model on one category with one seed, written to its folder."""
-    from stages import detectors
+    """Fit the model on the training images and write it to its folder, or the reason why it cannot be had."""
     from stages.training import Run
     from stages.types import Refusal
 
     run, entry = params.runs[name], params.rows(params.runs[name].model)[row]
     place = artefact.folder(run.dataset, run.model, row, category, seed)
-    rows = [sample for sample in _manifest(run.dataset) if sample["category"] == category]
-    train, val = ([sample for sample in rows if sample["split"] == split] for split in ("train", "val"))
+    train, val = (_samples(run.dataset, category, split) for split in ("train", "val"))
     config = {
         "model": row,
         "detector": entry.detector,
@@ -64,21 +75,56 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
     code = [io.file_hash(path) for path in sorted({*Path(run.code).rglob("*.py"), Path(run.code)}) if path.is_file()]
     state = RESUME / name / io.content_hash([config, category, code])[:16]
     session = Run(seed=seed, device=params.compute.device, resume=state, label=f"{name} {row} {category} seed {seed}")
-
-    def make() -> Any:
-        return detectors.build(entry.detector, entry.options, at=("models", run.model))
-
     try:
-        detector = make()
+        detector = _make(params, run, row)
         _require_backbone(detector.needs.backbone, config["encoder"]["entry"], run.model)
-        select = _selector(params, run, detector, train)
-        detector.fit(select(range(len(train))), _selector(params, run, detector, val)(range(len(val))), session)
-        if detector.one_pass and seed == params.seeds(run)[0]:
-            _write_out_of_fold(place, make, select, train, params.protocol.folds, Run(seed=seed, device=params.compute.device, quiet=True))
+        detector.fit(*(_batches(params, run, detector, samples) for samples in (train, val)), session)
         artefact.save(place, detector, config, session.history)
     except Refusal as reason:
         print(f"{name} {category}: {reason}")
         artefact.refuse(place, str(reason))
+
+
+def fit_folds(params: Params, name: str, row: str, category: str, seed: int) -> None:
+    """Held-out scores of the training images, for models whose fit is one cheap pass; without them validation images speak alone."""
+    from stages.detectors.out_of_fold import out_of_fold_scores
+    from stages.training import Run
+    from stages.types import Refusal
+
+    run, train = params.runs[name], _samples(params.runs[name].dataset, category, "train")
+
+    def select(positions: Sequence[int]) -> Batches:
+        return _batches(params, run, detector, [train[position] for position in positions])
+
+    try:
+        detector = _make(params, run, row)
+        if not detector.one_pass:
+            return
+        groups, session = [sample["group"] for sample in train], Run(seed=seed, device=params.compute.device, quiet=True)
+        scores = out_of_fold_scores(lambda: _make(params, run, row), select, groups, params.protocol.folds, session)
+    except Refusal as reason:
+        print(f"{name} {category}: no out-of-fold scores. {reason}")
+        return
+    columns = {key: [sample[key] for sample in train] for key in ("sample_id", "category", "label")}
+    place = artefact.folder(run.dataset, run.model, row, category, seed)
+    io.write_table(place / "out_of_fold.parquet", {**columns, "image_score": scores})
+
+
+def _batches(params: Params, run: RunEntry, detector: Detector, samples: list[dict[str, Any]]) -> Batches:
+    from stages.encoders import batches
+
+    return batches.open_batches(run.dataset, run.encoder, samples, detector.needs.layers, params)
+
+
+def _make(params: Params, run: RunEntry, row: str) -> Detector:
+    from stages import detectors
+
+    entry = params.rows(run.model)[row]
+    return detectors.build(entry.detector, entry.options, at=("models", run.model))
+
+
+def _samples(dataset: str, category: str, split: str) -> list[dict[str, Any]]:
+    return [sample for sample in manifest_samples(dataset) if (sample["category"], sample["split"]) == (category, split)]
 
 
 def _require_backbone(asked: str | None, entry: dict[str, Any], model: str) -> None:
@@ -86,28 +132,6 @@ def _require_backbone(asked: str | None, entry: dict[str, Any], model: str) -> N
     if asked and asked.split(".")[0] != str(entry.get("backbone")).split(".")[0]:
         own, given = f"models.{model}.backbone is {asked}", f"encoders.{entry['name']}.backbone is {entry.get('backbone')}"
         raise ParamsError(f"params.yaml: {own}, but {given}: teacher and student must be the same network, change one of the two")
-
-
-def _selector(params: Params, run: Any, detector: Any, samples: list[dict[str, Any]]) -> Any:
-    from stages.encoders.batches import open_batches
-
-    def select(positions: Any) -> Any:
-        chosen = [samples[position] for position in positions]
-        return open_batches(run.dataset, run.encoder, chosen, detector.needs.layers, params)
-
-    return select
-
-
-def _write_out_of_fold(place: Path, make: Any, select: Any, train: list[dict[str, Any]], folds: int, session: Any) -> None:
-    from stages.detectors.out_of_fold import out_of_fold_scores
-
-    scores = out_of_fold_scores(make, select, [sample["group"] for sample in train], folds, session)
-    columns = {key: [sample[key] for sample in train] for key in ("sample_id", "category", "label")}
-    io.write_table(place / "out_of_fold.parquet", {**columns, "image_score": scores})
-
-
-def _manifest(dataset: str) -> list[dict[str, Any]]:
-    return io.read_json(Path("data", dataset, "manifest.json"))["samples"]
 
 
 if __name__ == "__main__":

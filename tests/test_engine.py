@@ -17,6 +17,7 @@ import torch
 
 from stages import engine
 from stages.engine import Unit
+from stages.errors import UserError
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 
@@ -279,3 +280,27 @@ def _session(pid):
         return os.getsid(pid)
     except ProcessLookupError:
         return None
+
+
+def mended_by(seed: int) -> None:
+    raise UserError("expected a, got b; write a") if seed else ZeroDivisionError("seed 0")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_mistake_of_the_user_in_many_units_is_one_line_and_exit_code_1(processes, capsys):
+    outcomes = engine.run(mended_by, seeds(4)[1:], processes=processes)
+    assert engine.exit_code("train", outcomes) == 1
+    assert capsys.readouterr().err == "train: UserError: expected a, got b; write a\n"
+
+
+def test_a_defect_in_one_unit_outweighs_a_mistake_in_another(capsys):
+    assert engine.exit_code("train", engine.run(mended_by, seeds(2))) == 2
+    shown = capsys.readouterr().err
+    assert "ZeroDivisionError: seed 0" in shown and "Traceback" in shown and "train: UserError: expected a" in shown
+    assert engine.exit_code("train", engine.run(same, seeds(2))) == 0
+
+
+def test_debugging_shows_where_a_mistake_was_found(monkeypatch, capsys):
+    monkeypatch.setenv("ASSAY_DEBUG", "1")
+    engine.exit_code("train", engine.run(mended_by, seeds(2)[1:]))
+    assert "in mended_by" in capsys.readouterr().err

@@ -159,6 +159,36 @@ def test_a_student_of_another_network_than_its_teacher_is_refused(project, tmp_p
         fit(load(), "tiny-padim", "padim", "photos", 0)
 
 
+def test_a_misspelt_option_is_one_line_and_exit_code_1(project, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(project, tmp_path / "project")
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("    channels: 5\n", "    chanels: 5\n"))
+    done = run(folder, "python", "-m", "stages.train", "tiny-padim")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "chanels" in done.stderr and "did you mean 'channels'" in done.stderr
+
+
+def test_one_training_image_gives_a_model_without_out_of_fold_scores(project, tmp_path, monkeypatch, capsys):
+    """Nothing can be held out, so validation images speak alone; that is said and is no failure."""
+    import shutil
+
+    from stages import evaluate, train
+
+    folder = shutil.copytree(project, tmp_path / "project")
+    manifest = json.loads((folder / "data/tiny/manifest.json").read_text())
+    kept = next(sample for sample in manifest["samples"] if sample["split"] == "train")
+    manifest["samples"] = [sample for sample in manifest["samples"] if sample["split"] != "train" or sample == kept]
+    (folder / "data/tiny/manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(folder)
+    shutil.rmtree("models/tiny/patchcore")
+    assert train.main("tiny-patchcore") == 0 and evaluate.main("tiny-patchcore") == 0
+    assert "no out-of-fold scores. out-of-fold scores need at least 2 groups of training images, got 1" in capsys.readouterr().out
+    stored = json.loads((folder / "metrics/tiny/patchcore/thresholds.json").read_text())["photos"]
+    assert stored["thresholds"]["conformal"]["achieved"]["n_normal"] == 2 and stored["suspicious_training_images"] == []
+
+
 def test_a_train_stage_on_stored_features_imports_torch_and_little_else(project):
     """timm, mlflow, matplotlib, scikit-learn and torchvision would each cost it seconds."""
     code = (

@@ -60,21 +60,10 @@ def read(source: Path, folder: Path, *, seed: int = 0, train_normal: int = 60, t
     orders = {category: training_orders(category, seed, train_normal, contamination) + tests + shifted for category in SCENES}
     units = [engine.Unit(name, {"folder": folder, "category": name, "seed": seed, "orders": order}) for name, order in orders.items()]
     outcomes = engine.run(write, units, processes=os.cpu_count() or 1)
-    if engine.crashed("parts", outcomes):
-        raise RuntimeError("parts could not be drawn; the traceback is above")
+    if engine.exit_code("parts", outcomes):
+        raise RuntimeError("parts could not be drawn; the reason is above")
     samples = [sample for outcome in outcomes for sample in outcome.value]
     return Reading(folder, name_apart(samples), [], ABOUT | {"seed": seed, "contamination": contamination})
-
-
-def keep_freed_memory() -> None:
-    """Makes drawing about a third faster with glibc, and changes nothing elsewhere.
-
-    glibc hands arrays of a megabyte back to the system at once, and each new one costs its page faults again. Freeing one block of just
-    under 32 MiB raises the size from which it does so (mallopt(3), M_MMAP_THRESHOLD, "dynamic").
-    """
-    import numpy as np
-
-    np.empty(31 << 20, np.uint8)
 
 
 def check(counts: dict[str, int], contamination: float) -> None:
@@ -98,7 +87,6 @@ def training_orders(category: str, seed: int, count: int, contamination: float) 
 
 def write(folder: Path, category: str, seed: int, orders: list[Order]) -> list[Sample]:
     """Draw and save each picture of a category with its mask; file names count up within their folder."""
-    keep_freed_memory()
     return list(_written(folder, category, seed, orders))
 
 

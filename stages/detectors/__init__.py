@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages import params
-from stages.types import Detector
+
+if TYPE_CHECKING:
+    from stages.types import Detector
 
 
 def known() -> list[str]:
@@ -23,6 +25,8 @@ def known() -> list[str]:
 
 def load(detector: str) -> type[Detector]:
     """The class that a detector's file defines, e.g. of "memory_bank.patchcore". Raises KeyError with the nearest name."""
+    from stages.types import Detector
+
     names = known()
     if detector not in names:
         close = difflib.get_close_matches(detector, names, n=1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from stages.seed import numpy_generator
 from stages.training import Run
-from stages.types import Batches, Detector
+from stages.types import Batches, Detector, Refusal
 
 
 def folds_of(groups: Sequence[str], count: int, seed: int) -> list[list[int]]:
@@ -31,11 +31,11 @@ def out_of_fold_scores(
     """(N,) float32 image scores, each from a model that was fitted without that image's fold.
 
     make: a fresh detector. select: batches of the training samples at these positions.
-    Raises ValueError where there are fewer than two groups, since nothing could be held out.
+    Raises Refusal where there are fewer than two groups, since nothing could be held out.
     """
     held_out = folds_of(groups, folds, run.seed)
     if len(held_out) < 2:
-        raise ValueError(f"out-of-fold scores need at least 2 groups of training images, got {len(held_out)}")
+        raise Refusal(f"out-of-fold scores need at least 2 groups of training images, got {len(held_out)}")
     scores = np.full(len(groups), np.nan, dtype=np.float32)
     for fold in held_out:
         outside = sorted(set(range(len(groups))) - set(fold))

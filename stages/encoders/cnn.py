@@ -55,6 +55,8 @@ class CNN(nn.Module):
         self._keys = {layer: _key(module) for layer, module in modules.items()}
         self.chain = _cut(whole, backbone, list(modules.values()))
         self.requires_grad_(trainable).train(trainable)
+        if trainable:
+            self.to(memory_format=torch.channels_last)  # depthwise convolutions: half the time on a CPU, forwards and backwards
 
     def forward(self, pixels: Tensor) -> Features:
         """pixels: (B, 3, H, W) levels 0..255, uint8 or float. Returns {layer: (B, C, h, w) float32}."""
@@ -85,7 +87,7 @@ def build(
 
         exported = OnnxNetwork(network, network.layers, place.image_size, place.threads)
         packages = versions("torch", "timm", "onnx", "onnxruntime")
-        return Frozen(exported, {**identity, "runtime": runtime, "onnx_sha256": exported.sha256, "versions": packages})
+        return Frozen(exported, {**identity, "runtime": runtime, "onnx_sha256": exported.sha256, "versions": packages}, network)
     network = network.to(place.device)
     return Frozen(
         lambda pixels: {layer: value.cpu() for layer, value in network(pixels.to(place.device)).items()},

@@ -38,6 +38,7 @@ class Frozen(NamedTuple):
 
     encode: Callable[[Tensor], Features]
     identity: dict[str, Any]
+    eager: Callable[[Tensor], Features] | None = None  # the same in plain torch, where `encode` runs elsewhere
 
 
 class EncoderChanged(UserError, ValueError):
@@ -49,6 +50,7 @@ class Encoder:
 
     def __init__(self, entry: dict[str, Any], frozen: Frozen, form: Form = "float32") -> None:
         self.entry, self.form, self._encode = entry, form, frozen.encode
+        self.eager = frozen.eager or frozen.encode  # whose operations torch can count
         self.identity: dict[str, Any] = {"entry": entry, "form": form, **frozen.identity}
 
     @classmethod

@@ -43,7 +43,7 @@ def conformal_quantile(normal_score: ArrayLike, target_false_alarm_rate: float =
 
     normal_score: (n,) held-out scores of good parts, any order. target_false_alarm_rate: in (0, 1). Raises Undefined for n = 0.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # quantiles of the beta distribution, without the second that scipy.stats takes to import
 
     scores = np.sort(checked_scores(normal_score, "held-out normal score"))
     if not 0 < target_false_alarm_rate < 1:
@@ -51,7 +51,7 @@ def conformal_quantile(normal_score: ArrayLike, target_false_alarm_rate: float =
     n = len(scores)
     # 0.07 * 100 is 7.000000000000001 in floats and 0.29 * 100 is 28.999999999999996: both are meant to be whole.
     j = min(max(math.floor(target_false_alarm_rate * (n + 1) + 1e-9), 1), n)
-    low, high = beta.ppf((0.025, 0.975), j, n + 1 - j)
+    low, high = betaincinv(j, n + 1 - j, (0.025, 0.975))
     return AlarmPromise(
         value=float(scores[n - j]),
         target_false_alarm_rate=target_false_alarm_rate,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from stages.metrics import tables
-from stages.metrics.judgement import DEFAULT, Judgement, mean_over
+from stages.metrics.judgement import DEFAULT, Judgement, Scored, mean_over
 
+PREDICTION = ("sample_id", "category", "split", "seed", "label", "image_score")  # columns of predictions.parquet
 AVERAGING = "unweighted mean over categories"
 SUSPICIOUS = 10
+
+
+def result_folder(dataset: str, model: str, row: str) -> Path:
+    """Where the tables, thresholds and pictures of one model lie; the row's name stands below where the model is a group."""
+    return Path("metrics", dataset, model, *([row] if row != model else []))
 
 
 def result_of(about: dict[str, Any], judgements: Mapping[str, Judgement], refused: Mapping[str, str]) -> dict[str, Any]:
@@ -23,6 +30,22 @@ def result_of(about: dict[str, Any], judgements: Mapping[str, Judgement], refuse
     shift = {category: judgement.shift for category, judgement in judgements.items() if judgement.shift}
     result = about | {"averaging": AVERAGING, "categories": cells, "mean": mean_over(judgements)}
     return result | ({"shift": shift} if shift else {}) | ({"refused_categories": dict(refused)} if refused else {})
+
+
+def predictions_of(
+    seeds: Sequence[int],
+    splits: Mapping[str, list[dict[str, Any]]],
+    scored: Mapping[str, Sequence[Scored]],
+    out_of_fold: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """One row per image, split and seed, with at least the columns of PREDICTION; the split "train" holds the out-of-fold scores of the first seed."""
+    rows = [
+        {**sample, "seed": seed, "image_score": float(score)}
+        for split, samples in splits.items()
+        for seed, one in zip(seeds, scored[split], strict=True)
+        for sample, score in zip(samples, one.score, strict=True)
+    ]
+    return rows + [{**row, "split": "train", "seed": seeds[0]} for row in out_of_fold]
 
 
 def tables_of(result: dict[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stages.detectors.out_of_fold import folds_of, out_of_fold_scores
 from stages.training import Run
-from stages.types import Prediction
+from stages.types import Prediction, Refusal
 from tests.arrays import ArrayBatches
 
 
@@ -46,7 +46,7 @@ def test_folds_hold_every_position_once(groups, count, seed):
 
 
 def test_one_group_cannot_be_held_out(run):
-    with pytest.raises(ValueError, match="at least 2 groups of training images, got 1"):
+    with pytest.raises(Refusal, match="at least 2 groups of training images, got 1"):
         out_of_fold_scores(Witness, numbered, ["a", "a"], 5, run)
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from stages.metrics.judgement import Judgement, Rule, Scored, judge_category, mean_over
+from stages.metrics.judgement import Judgement, Rule, Scored, judge_category, mean_over, same_distribution_p
 from stages.metrics.result import result_of, tables_of, thresholds_of
 from stages.metrics.tables import metrics_csv, pretty
 
@@ -121,3 +122,13 @@ def test_cells_of_tables():
     assert (
         metrics_csv({"aupro": {"value": None, "reason": "no masks, none"}}) == 'metric,value,low,high,reason\naupro,,,,"no masks, none"\n'
     )
+
+
+@pytest.mark.parametrize(("first", "second"), [(20, 10), (60, 12), (300, 50), (40, 40)])
+def test_the_p_value_of_two_samples_is_scipys(first, second):
+    """Stephens' correction against scipy's exact law: within a third, from 10 images on."""
+    generator = np.random.default_rng(first)
+    for apart in np.linspace(0, 2, 9):
+        samples = generator.normal(size=first), generator.normal(apart, size=second)
+        exact, ours = stats.ks_2samp(*samples).pvalue, same_distribution_p(*samples)
+        assert ours == pytest.approx(exact, rel=1 / 3, abs=0.002), apart

@@ -7,7 +7,7 @@ from stages.detectors.memory_bank.maths.neighbours import build_index, distances
 
 def bank_and_queries(rows: int, width: int, offset: float = 0.0):
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(rows, width, generator=generator) + offset, torch.randn(50, width, generator=generator) + offset
+    return torch.randn(rows, width, generator=generator) + offset, torch.randn(150, width, generator=generator) + offset
 
 
 @pytest.mark.parametrize("search", ["flat", "torch"])

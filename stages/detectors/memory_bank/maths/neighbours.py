@@ -19,6 +19,7 @@ Search = Literal["flat", "torch", "hnsw", "ivf"]
 
 HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 32, 200, 16
 IVF_PROBES = 8  # lists that are looked into, of 4 sqrt(M)
+PRODUCT_QUERIES = 128  # at once: their distances to a few thousand rows stay in the cache, which saves a sixth
 SELF_SEARCH = 4096  # queries at once when a bank is searched for its own neighbours
 
 
@@ -32,7 +33,10 @@ class Product:
         self.bank, self.norms = bank, bank.square().sum(dim=1)
 
     def nearest(self, queries: Tensor, count: int) -> Tensor:
-        distances = torch.addmm(self.norms, queries.to(self.bank), self.bank.T, alpha=-2)  # squared, less |x|^2
+        return torch.cat([self._nearest(part, count) for part in queries.to(self.bank).split(PRODUCT_QUERIES)])
+
+    def _nearest(self, queries: Tensor, count: int) -> Tensor:
+        distances = torch.addmm(self.norms, queries, self.bank.T, alpha=-2)  # squared, less |x|^2
         return distances.argmin(dim=1, keepdim=True) if count == 1 else distances.topk(count, largest=False).indices
 
 

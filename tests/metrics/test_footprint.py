@@ -1,0 +1,33 @@
+"""What a call costs, against sums that can be done by hand."""
+
+import pytest
+import torch
+
+from stages.metrics.footprint import flops, peak_memory
+
+
+def test_a_convolution_costs_two_operations_a_multiply_add():
+    """8 -> 4 channels, 3 x 3, on 10 x 10 positions: 8 * 4 * 9 * 100 multiply-adds."""
+    network = torch.nn.Conv2d(8, 4, 3, padding=1, bias=False)
+    assert flops(lambda: network(torch.zeros(1, 8, 10, 10))) == 2 * 8 * 4 * 9 * 100
+
+
+def test_a_triangular_solve_is_counted():
+    """One right-hand side at each of 5 positions in 6 dimensions: 1 + 2 + ... + 6 multiply-adds each."""
+    factors = torch.eye(6).expand(5, 6, 6)
+    assert flops(lambda: torch.linalg.solve_triangular(factors, torch.ones(5, 6, 1), upper=False)) == 2 * 5 * 21
+
+
+def test_the_peak_of_a_call_is_seen_though_its_memory_is_gone_afterwards():
+    small = peak_memory(lambda: None)
+    large = peak_memory(lambda: [torch.ones(50_000_000).sum() for _ in range(3)])  # 200 MB that no one keeps
+    assert large.rss_mb - small.rss_mb == pytest.approx(200, abs=60)
+
+
+def test_an_error_of_the_call_comes_through_and_nothing_keeps_watching():
+    import threading
+
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        peak_memory(lambda: 1 / 0)
+    assert threading.active_count() == before
