@@ -16,7 +16,7 @@ def readme(root):
 def test_the_results_are_those_that_the_pipeline_wrote(readme, root):
     """`assay leaderboard --markdown` prints what stands between the two marks."""
     shown = re.search(r"<!-- results -->\n(.*)<!-- /results -->", readme, re.DOTALL).group(1)
-    assert shown.strip() == markdown(leaderboard(params.load(root / "params.yaml"), root / "metrics")).strip()
+    assert shown.strip() == markdown(leaderboard(params.load(root / "params.yaml"), root)).strip()
 
 
 def test_every_link_and_picture_leads_to_a_file(readme, root):

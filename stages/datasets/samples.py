@@ -100,11 +100,11 @@ def package_folder(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def manifest_samples(dataset: str) -> list[dict[str, Any]]:
+def manifest_samples(dataset: str, project: Path = Path()) -> list[dict[str, Any]]:
     """All samples of `data/<dataset>/manifest.json`: sample_id, category, split, label, group, mask."""
     from stages import io
 
-    return io.read_json(Path("data", dataset, "manifest.json"))["samples"]
+    return io.read_json(project / "data" / dataset / "manifest.json")["samples"]
 
 
 def root_of(dataset_json: Path) -> Path:

@@ -107,6 +107,22 @@ def paired_difference(
 ) -> Interval:
     """Metric of model a minus that of model b on the same images, both seen in the same resamples; `holds_zero` means tied.
 
+    Shapes as in `paired_draws`.
+    """
+    return paired_draws(score_a, score_b, label, group, metric, n_resamples, seed).interval
+
+
+def paired_draws(
+    score_a: ArrayLike,
+    score_b: ArrayLike,
+    label: ArrayLike,
+    group: ArrayLike | None,
+    metric: Metric,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> Draws:
+    """The difference and its draws, for `mean_interval` over categories.
+
     score_a: (S, N) and score_b: (S', N); their seeds are drawn independently, as seed 0 of one has nothing to do with seed 0 of the other.
     """
     (rows_a, anomalous), (rows_b, _) = _checked(score_a, label), _checked(score_b, label)
@@ -117,7 +133,7 @@ def paired_difference(
         values, samples = _over_seeds(rows, anomalous, resamples.weight, {"": metric})
         value += sign * values[""]
         difference += sign * (samples[""] * _seed_shares(len(rows), n_resamples, rng)).sum(1)
-    return _draws(value, difference, resamples.resolved, lowest=-1.0).interval
+    return _draws(value, difference, resamples.resolved, lowest=-1.0)
 
 
 def pixel_draws(

@@ -1,20 +1,67 @@
-"""The report as one HTML page that works from a file: no script, no request, every name escaped."""
+"""The report as one HTML page that works from a file: every name escaped, every script known by its hash, nothing asked for.
+
+Vega itself is written into the page. It compiles expressions, so the page's policy allows that, and nothing else: no request can leave it.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HERE = Path(__file__).parent
+PICTURE_WIDTH = 640  # pixels
 
 
-def embedded(png: bytes) -> str:
-    """A picture as it stands in a data URI."""
-    return base64.b64encode(png).decode()
+def thumbnail(picture: np.ndarray) -> str:
+    """(H, W, 3) uint8, made small enough to have many on a page, as a data URI."""
+    from PIL import Image
+
+    small = Image.fromarray(picture)
+    small.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+    file = io.BytesIO()
+    small.save(file, format="jpeg", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def render(title: str, datasets: list[dict[str, Any]], cell: Any) -> str:
-    """The page. `datasets` as `stages.report` builds them; `cell` turns a metric into text."""
+def render(title: str, sections: list[dict[str, Any]], made: dict[str, Any], cell: Callable[[Any], str]) -> str:
+    """The page. sections: as `stages.serving.summary` builds them; made: {"date", "commit", "machine"}; cell: a metric as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("page.html.jinja").render(title=title, datasets=datasets, cell=cell)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    scripts = [_vega(), (HERE / "page.js").read_text(encoding="utf-8")]
+    return environment.get_template("page.html.jinja").render(
+        title=title,
+        sections=sections,
+        made=made,
+        cell=cell,
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+        data=Markup(_embedded(sections)),
+    )
+
+
+def _embedded(sections: Sequence[dict[str, Any]]) -> str:
+    """What the scripts read, as JSON that cannot end the element it stands in."""
+    kept = [{"charts": section["charts"], "detail": section["detail"]} for section in sections]
+    return json.dumps(kept, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+@cache
+def _vega() -> str:
+    """vega, vega-lite and vega-embed in one script."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")

@@ -1,12 +1,15 @@
-"""Every model of every data set, ranked, with intervals; the same table for the terminal and the report page."""
+"""Every model of every data set, ranked, with intervals and ties; the same table for the terminal, README and the report page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages import io
+from stages.metrics.result import result_folder
 from stages.params import Params
+from stages.serving.verdict import group_of, test_scores, tied_with
 
 COLUMNS = {
     "image_auroc": "image AUROC",
@@ -30,32 +33,57 @@ class Row(NamedTuple):
     label: str
     weights: str
     metrics: dict[str, dict[str, Any]]  # {"image_auroc": {"value", "low", "high"} or {"value": None, "reason"}}
-    latency_ms: float | None
+    cost: dict[str, Any]  # of the bench: latency_ms_p50, throughput_per_s, parameters, flops, peak_rss_mb ...; empty before it ran
     refused: str | None
+    folder: Path  # metrics/<dataset>/<model>[/<row>]
+    tied: bool | None = None  # with the best, by paired bootstrap; None where that is not known
+
+    @property
+    def latency_ms(self) -> float | None:
+        return self.cost.get("latency_ms_p50")
 
 
-def results(params: Params, folder: Path = Path("metrics")) -> list[dict[str, Any]]:
-    """The contents of every metrics/<dataset>/<model>.json that the table `runs` asks for and that exists; groups give one each row."""
-    found = []
+def results(params: Params, project: Path = Path()) -> dict[Path, dict[str, Any]]:
+    """The contents of every metrics/<dataset>/<model>.json that the table `runs` asks for and that exists, by the folder beside it.
+
+    Groups give one for each row.
+    """
+    found = {}
     for run in params.runs.values():
-        path = folder / run.dataset / f"{run.model}.json"
+        path = project / "metrics" / run.dataset / f"{run.model}.json"
         if path.is_file():
             content = io.read_json(path)
-            found += content["rows"].values() if "rows" in content else [content]
+            for result in content["rows"].values() if "rows" in content else [content]:
+                found[project / result_folder(run.dataset, run.model, result["model"])] = result
     return found
 
 
-def leaderboard(params: Params, folder: Path = Path("metrics")) -> dict[str, list[Row]]:
+def leaderboard(params: Params, project: Path = Path()) -> dict[str, list[Row]]:
     """Rows by data set, best mean image AUROC first, refused ones last."""
     tables: dict[str, list[Row]] = {}
-    for result in results(params, folder):
-        bench = folder / "bench" / f"{result['dataset']}.json"
-        timing = io.read_json(bench)["models"].get(result["model"], {}) if bench.is_file() else {}
+    for folder, result in results(params, project).items():
+        bench = project / "metrics" / "bench" / f"{result['dataset']}.json"
+        cost = io.read_json(bench)["models"].get(result["model"], {}) if bench.is_file() else {}
         tables.setdefault(result["dataset"], []).append(
             Row(None, result["dataset"], result["model"], result.get("label", ""), result.get("weights", ""), result.get("mean", {}),
-                timing.get("latency_ms_p50"), result.get("refused"))
+                cost, result.get("refused"), folder)
         )  # fmt: skip
-    return {dataset: _ranked(rows) for dataset, rows in tables.items()}
+    return {dataset: _with_ties(_ranked(rows), project) for dataset, rows in tables.items()}
+
+
+def _with_ties(rows: list[Row], project: Path) -> list[Row]:
+    """The rows with `tied` filled in, as far as predictions and manifest are here."""
+    best = rows[0]
+    scores = test_scores(best.folder) if best.rank == 1 else {}
+    if not scores:
+        return rows
+    groups = group_of(best.dataset, project)
+    return [row._replace(tied=row.rank == 1 or tied_with(scores, test_scores(row.folder), groups)) if row.rank else row for row in rows]
+
+
+def columns(rows: Sequence[Row]) -> dict[str, str]:
+    """The metrics that any of the rows has a value of, with their titles."""
+    return {name: title for name, title in COLUMNS.items() if any(row.metrics.get(name, {}).get("value") is not None for row in rows)}
 
 
 def _ranked(rows: list[Row]) -> list[Row]:
@@ -89,10 +117,9 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
     screen = streams.StringIO()
     console = Console(file=screen, width=width or Console().width)
     for dataset, rows in tables.items():
-        shown = {name: title for name, title in COLUMNS.items() if any(row.metrics.get(name, {}).get("value") is not None for row in rows)}
         kept = NARROW if console.width < 110 else MEDIUM if console.width < 190 else COLUMNS
-        shown = {name: title for name, title in shown.items() if name in kept}
-        table = Table(title=f"{dataset}: mean over categories, 95 % interval", title_justify="left")
+        shown = {name: title for name, title in columns(rows).items() if name in kept}
+        table = Table(title=f"{dataset}: mean over categories, 95 % interval; = tied with the best", title_justify="left")
         for title in ("#", "model", *shown.values(), "ms/image"):
             table.add_column(
                 title, justify="left" if title == "model" else "right", no_wrap=title != "model", min_width=min(len(title), 14)
@@ -102,7 +129,12 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
                 table.add_row("", f"{_name(row)}: {row.refused}", *[""] * (len(shown) + 1))
                 continue
             speed = f"{row.latency_ms:.1f}" if row.latency_ms is not None else ""
-            table.add_row(str(row.rank), _name(row), *(cell(row.metrics.get(metric)) for metric in shown), speed)
+            table.add_row(
+                f"{'=' if row.tied and row.rank != 1 else ''}{row.rank}",
+                _name(row),
+                *(cell(row.metrics.get(metric)) for metric in shown),
+                speed,
+            )
         console.print(table)
     return screen.getvalue()
 
@@ -111,7 +143,7 @@ def markdown(tables: dict[str, list[Row]]) -> str:
     """The tables for a page of text, without timings: they are of one machine."""
     lines: list[str] = []
     for dataset, rows in tables.items():
-        shown = {name: title for name, title in COLUMNS.items() if any(row.metrics.get(name, {}).get("value") is not None for row in rows)}
+        shown = columns(rows)
         lines += ["", f"**{dataset}**", "", f"| # | model | {' | '.join(shown.values())} |", "| ---: | --- |" + " ---: |" * len(shown)]
         for row in rows:
             cells = [row.refused] if row.refused else [cell(row.metrics.get(metric)) for metric in shown]
