@@ -1,13 +1,17 @@
 """Verdict, leaderboard, plots and pictures on one page.
 
-Reads every metrics/<dataset>, writes metrics/report/index.html: one file, no request, works from a disk.
+Reads every metrics/<dataset>, writes metrics/report/index.html: one file, no request, works from a disk. Beside it lie the curves that
+`dvc plots` draws, and the page it draws them on, with Vega in it, so that it needs no network either.
 """
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import date
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from stages import errors, io
 from stages.params import load
 from stages.serving.leaderboard import cell, leaderboard, results
 
-PAGE = Path("metrics/report/index.html")
+FOLDER = Path("metrics/report")
+CURVES = {"ROC": ("false_alarm_rate", "recall"), "PR": ("recall", "precision")}
 
 
 def main() -> int:
@@ -28,9 +33,24 @@ def main() -> int:
         section(params, dataset, rows, {result["model"]: result for result in found.values() if result["dataset"] == dataset})
         for dataset, rows in leaderboard(params).items()
     ]
-    io.write_text(PAGE, page.render(params.report.title, sections, _made(), cell))
-    print(f"report: {PAGE}")
+    io.write_text(FOLDER / "index.html", page.render(params.report.title, sections, _made(), cell))
+    io.write_text(FOLDER / "plots_template.html", page.dvc_template())
+    for curve in CURVES:
+        io.write_text(FOLDER / f"{curve.lower()}.csv", _curve_table(curve, sections))
+    print(f"report: {FOLDER / 'index.html'}")
     return errors.OK
+
+
+def _curve_table(curve: str, sections: Sequence[dict[str, Any]]) -> str:
+    """All curves of one kind as one long table, for `dvc plots show` and `dvc plots diff`."""
+    file = StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(["category", "model", "place", *CURVES[curve]])
+    for section in sections:
+        for category, points in section["curves"].items():
+            rows = [point for point in points if point["curve"] == curve]
+            table.writerows([f"{section['name']} {category}", point["model"], point["order"], point["x"], point["y"]] for point in rows)
+    return file.getvalue()
 
 
 def _made() -> dict[str, Any]:

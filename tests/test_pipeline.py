@@ -95,6 +95,16 @@ def test_random_weights_are_named_in_every_table_they_touch(project, monkeypatch
     assert page.count("RANDOM WEIGHTS") == 2
 
 
+def test_the_curves_that_dvc_plots_run_from_corner_to_corner(project):
+    import csv
+
+    with (project / "metrics/report/roc.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == "random-score"]
+    assert {row["category"] for row in rows} == {"tiny photos"}
+    ends = [(float(row["false_alarm_rate"]), float(row["recall"])) for row in (rows[0], rows[-1])]
+    assert ends == [(0, 0), (1, 1)] and [int(row["place"]) for row in rows] == list(range(len(rows)))
+
+
 def test_the_leaderboard_command_prints_json_with_the_same_figures(project, monkeypatch, capsys):
     from stages.serving import cli
 

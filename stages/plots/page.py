@@ -35,7 +35,6 @@ def thumbnail(picture: np.ndarray) -> str:
 def render(title: str, sections: list[dict[str, Any]], made: dict[str, Any], cell: Callable[[Any], str]) -> str:
     """The page. sections: as `stages.serving.summary` builds them; made: {"date", "commit", "machine"}; cell: a metric as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -46,11 +45,17 @@ def render(title: str, sections: list[dict[str, Any]], made: dict[str, Any], cel
         sections=sections,
         made=made,
         cell=cell,
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        scripts=[Markup(script) for script in scripts],
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        scripts=scripts,
         hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
-        data=Markup(_embedded(sections)),
+        data=_embedded(sections),
     )
+
+
+def dvc_template() -> str:
+    """The page on which `dvc plots show` draws: without it DVC's own page would fetch Vega from the network."""
+    head = f'<meta charset="utf-8">{{refresh_tag}}<title>Plots</title><script>{_vega()}</script>'
+    return f"<!doctype html><html><head>{head}</head><body>{{plot_divs}}</body></html>\n"
 
 
 def _embedded(sections: Sequence[dict[str, Any]]) -> str:

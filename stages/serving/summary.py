@@ -29,7 +29,7 @@ def section(params: Params, dataset: str, rows: list[Row], result: Mapping[str, 
     """rows: of the leaderboard, ranked. result: by model, the contents of its metrics JSON."""
     manifest = io.read_json(Path("data", dataset, "manifest.json"))
     scores = {row.model: test_scores(row.folder) for row in rows if row.rank}
-    shown = columns(rows)
+    curves, shown = _curves(rows, scores), columns(rows)
     missing = {name: row.metrics[name]["reason"] for row in rows for name in COLUMNS if name not in shown and name in row.metrics}
     best = recommended(rows)
     detail = _detail(best, scores[best.model]) if best else []
@@ -41,7 +41,8 @@ def section(params: Params, dataset: str, rows: list[Row], result: Mapping[str, 
         "verdict": _verdict(params, best, rows, detail),
         "note": "; ".join(f"{COLUMNS[name]} n/a: {reason}" for name, reason in missing.items()),
         "seeds": {row.model: result[row.model].get("seeds", []) for row in rows},
-        "charts": _charts(rows, result, scores),
+        "charts": _charts(rows, result, curves),
+        "curves": curves,
         "detail": detail,
         "pictures": _pictures(params, best, detail) if best else [],
         "shifts": [shift for row in rows for shift in _shifts(result[row.model])],
@@ -87,7 +88,21 @@ def _tiles(best: Row, detail: Sequence[Mapping[str, Any]]) -> list[tuple[str, st
     return tiles
 
 
-def _charts(rows: Sequence[Row], result: Mapping[str, Any], scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Any]:
+def _curves(rows: Sequence[Row], scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, list[dict[str, Any]]]:
+    """By category, the points of every model's curves on the test images, from its first seed."""
+    categories = dict.fromkeys(category for of_model in scores.values() for category in of_model)
+    return {
+        category: [
+            {"model": row.model, **point}
+            for row in rows
+            if category in scores.get(row.model, {})
+            for point in charts.curve_points(scores[row.model][category].score[0], scores[row.model][category].label)
+        ]
+        for category in categories
+    }
+
+
+def _charts(rows: Sequence[Row], result: Mapping[str, Any], curves: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     ranked = [row for row in rows if row.rank and row.metrics["image_auroc"]["value"] is not None]
     timed = [
         {"model": row.model, "latency_ms": row.latency_ms, "auroc": auroc["value"], "low": auroc["low"], "high": auroc["high"]}
@@ -106,15 +121,7 @@ def _charts(rows: Sequence[Row], result: Mapping[str, Any], scores: Mapping[str,
         drawn["cost"] = charts.cost_against_quality(timed)
     if cells:
         drawn["categories"] = charts.by_category(cells, models)
-    for category in dict.fromkeys(one["category"] for one in cells):
-        points = [
-            {"model": model, **point}
-            for model in models
-            if category in scores[model]
-            for point in charts.curve_points(scores[model][category].score[0], scores[model][category].label)
-        ]
-        if points:
-            drawn[f"curves:{category}"] = charts.curves(points, models)
+    drawn |= {f"curves:{category}": charts.curves(points, models) for category, points in curves.items() if points}
     return drawn
 
 

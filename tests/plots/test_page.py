@@ -75,3 +75,9 @@ def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged(size):
     encoded = page.thumbnail(np.zeros((size[1], size[0], 3), dtype=np.uint8))
     small = Image.open(io.BytesIO(base64.b64decode(encoded.split(",")[1])))
     assert small.format == "JPEG" and small.size == (min(size[0], 640), round(size[1] * min(1, 640 / size[0])))
+
+
+def test_the_page_for_dvc_plots_has_its_places_once_and_loads_nothing():
+    text = page.dvc_template()
+    assert text.count("{plot_divs}") == 1 and text.count("{refresh_tag}") == 1 and "{scripts}" not in text
+    assert "vegaEmbed" in text and "src" not in re.sub(r"<script>.*?</script>", "", text, flags=re.S)
