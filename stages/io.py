@@ -30,6 +30,14 @@ class UnsafeFile(UserError, ValueError):
     """A foreign file was refused: it could run code, exhaust memory, or holds values that are not finite."""
 
 
+class DamagedFile(UserError, ValueError):
+    """An artefact is not what a stage has written: cut off, altered, or another kind of file under its name."""
+
+    def __init__(self, path: Path, cause: object) -> None:
+        reason = (str(cause).splitlines() or [""])[0][:200] or type(cause).__name__
+        super().__init__(f"{path} is damaged: {reason}. Remove it and run the stage that makes it again (`dvc repro`, or `dvc checkout`)")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """An open file that becomes `path` only when the block ends without an error."""
@@ -68,7 +76,10 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     require(path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise DamagedFile(path, error) from error
 
 
 def write_table(path: Path, columns: dict[str, Any], schema: pyarrow.Schema | None = None) -> None:
@@ -84,8 +95,11 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """The rows of a parquet file as dicts."""
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(require(path)) as file:  # read_table would import pandas
-        return file.read().to_pylist()
+    try:
+        with pyarrow.parquet.ParquetFile(require(path)) as file:  # read_table would import pandas
+            return file.read().to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DamagedFile(path, error) from error
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -98,10 +112,15 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
     """Our own `.pt`, memory-mapped: rows are read from disk when they are touched."""
+    import pickle
+
     import torch
 
     require(path)
-    return torch.load(path, mmap=True, weights_only=True, map_location="cpu")
+    try:
+        return torch.load(path, mmap=True, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise DamagedFile(path, error) from error
 
 
 def write_model(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -113,10 +132,14 @@ def write_model(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> 
 
 
 def read_model(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     require(path)
-    return load_file(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise DamagedFile(path, error) from error
 
 
 def load_foreign(path: Path) -> Any:
@@ -151,6 +174,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     The oldest format is no archive, so it cannot be a bomb; weights_only keeps code out of all of them.
     """
+    import pickle
+
     import torch
 
     if path.suffix == ".safetensors":
@@ -158,14 +183,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if zipfile.is_zipfile(path):
         return load_foreign(path)
     require(path)
-    return torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise UnsafeFile(f"{path} is not a plain file of tensors and was not loaded: {(str(error).splitlines() or [''])[0]}") from None
 
 
 def _refuse_bomb(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise UnsafeFile(f"{path} is not a zip-based .pt file as torch writes them since 1.6; save it again with a current torch")
-    with zipfile.ZipFile(path) as archive:
-        declared = sum(entry.file_size for entry in archive.infolist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise UnsafeFile(f"{path} is a damaged archive: {error}") from error
     if declared > FOREIGN_BYTES or declared > FOREIGN_RATIO * path.stat().st_size + 2**20:
         raise UnsafeFile(f"{path} ({path.stat().st_size} bytes) would unpack to {declared} bytes; refused as a decompression bomb")
 

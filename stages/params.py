@@ -42,6 +42,7 @@ class Entry(BaseModel):
 class DatasetEntry(Entry):
     adapter: str
     source: str
+    categories: list[str] | None = Field(default=None, min_length=1)  # all by default
 
 
 class EncoderEntry(Entry):
@@ -150,7 +151,7 @@ class Params(Section):
         """The entry `name` of a section, or an error that names the nearest one."""
         table = getattr(self, section)
         if name not in table:
-            raise ParamsError(f"{PATH}: {section} has no entry {name!r}{_nearest(name, table)}")
+            raise ParamsError(f"{PATH}: {section} has no entry {name!r}{nearest(name, table)}")
         return table[name]
 
     @property
@@ -177,7 +178,7 @@ def load(path: Path = PATH) -> Params:
         raise ParamsError(f"{path} is not here. Run from the project's root, where dvc.yaml lies.")
     try:
         raw = YAML(typ="safe").load(path)
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are no text, numbers that are none
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
     return _validate(Params, raw, path, at=())
 
@@ -212,7 +213,7 @@ def _explain(schema: type[BaseModel], raw: Any, path: Path, at: tuple[str, ...],
     keys = (*at, *loc)
     where = f"{path}:{_line(path, keys)} {'.'.join(keys)}"
     if problem["type"] == "extra_forbidden":
-        return f"{where} is not a known key{_nearest(keys[-1], _siblings(schema, problem['loc']))}"
+        return f"{where} is not a known key{nearest(keys[-1], _siblings(schema, problem['loc']))}"
     if problem["type"] == "missing":
         return f"{where} is missing"
     return f"{where}: {problem['msg']}, got {problem['input']!r}"
@@ -230,7 +231,8 @@ def _siblings(schema: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     return list(getattr(current, "model_fields", {}))
 
 
-def _nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Any) -> str:
+    """The end of an error about an unknown name: the known one that is most like it, and all known ones."""
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known: {', '.join(sorted(known))}"

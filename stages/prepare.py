@@ -25,6 +25,7 @@ def main(dataset: str) -> int:
     images.mkdir(parents=True, exist_ok=True)
     entry = params.load().entry("datasets", dataset)
     reading = adapters.read(entry.adapter, Path(entry.source), images, entry.options, at=("datasets", dataset))
+    reading = _of_categories(reading, entry.categories, dataset)
     with progress(f"reading {dataset}", len(reading.samples)) as advance:
         verified = verify(reading, advance)
     for problem in verified.problems:
@@ -35,6 +36,15 @@ def main(dataset: str) -> int:
     write_samples(folder, verified.rows)
     io.write_json(folder / "dataset.json", _about(dataset, entry.adapter, reading, verified))
     return OK
+
+
+def _of_categories(reading: Reading, wanted: list[str] | None, dataset: str) -> Reading:
+    """The reading with the samples of these categories only."""
+    known = {sample.category for sample in reading.samples}
+    for category in wanted or ():
+        if category not in known:
+            raise params.ParamsError(f"datasets.{dataset}.categories: no category {category!r}{params.nearest(category, known)}")
+    return reading._replace(samples=[sample for sample in reading.samples if sample.category in wanted]) if wanted else reading
 
 
 def _root(reading: Reading) -> str:

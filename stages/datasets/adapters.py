@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import params
+from stages.datasets.archive import is_archive, unpacked
 from stages.datasets.samples import Reading
 
 
@@ -18,10 +19,15 @@ def known() -> list[str]:
 
 
 def read(adapter: str, source: Path, folder: Path, given: dict[str, Any], at: tuple[str, ...] = ()) -> Reading:
-    """Call an adapter with its options checked. `at` is where they stand in params.yaml. Raises ParamsError, DataError."""
+    """Call an adapter with its options checked; an archive is unpacked into `folder` first.
+
+    at: where the options stand in params.yaml. Raises ParamsError, DataError.
+    """
     if adapter not in known():
         close = difflib.get_close_matches(adapter, known(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         raise params.ParamsError(f"{'.'.join((*at, 'adapter'))}: no adapter {adapter!r}{hint} Known: {', '.join(known())}")
+    if source.is_file() and is_archive(source):
+        source = unpacked(source, folder)
     function = importlib.import_module(f"stages.datasets.{adapter}").read
     return function(source, folder, **params.options(function, given, at))

@@ -1,6 +1,7 @@
 """`assay data check DIR`: which layout a folder has, every problem in it at once with how to mend it, and what Assay will do with it.
 
-Nothing is written or changed. Copies are looked for in the whole set; they matter where they lie across the data set's own train and test.
+The data are never changed; a CSV of the labels and a sheet of thumbnails are written where they are asked for. Copies are looked for in the
+whole set; they matter where they lie across the data set's own train and test.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from stages.datasets import adapters, btad, duplicates, folder, magnetic_tile, mvtec, visa
+from stages.datasets.archive import is_archive, unpacked
 from stages.datasets.images import read_image
 from stages.datasets.samples import DataError, Problem, Reading, counts
 from stages.datasets.splits import Rule, Split, split
+from stages.datasets.table import write_labels
+from stages.datasets.thumbnails import thumbnails
 from stages.datasets.tree import images_below, relative
 from stages.datasets.verify import Checked, Verified, listed, no_normals, verify
+from stages.io import write_bytes
 
 LAYOUTS = {"mvtec": mvtec.read, "visa": visa.read, "btad": btad.read, "magnetic_tile": magnetic_tile.read}
 RULE = Rule(split_seed=0, val_fraction=0.15, test_fraction=0.4)  # what params.yaml has unless the user changes it
@@ -42,21 +47,31 @@ class Check(NamedTuple):
     ok: bool
 
 
-def check(directory: Path, adapter: str | None = None) -> Check:
-    """Look at everything in `directory`. Raises nothing for bad data: that is what `problems` is for."""
+def check(
+    directory: Path, adapter: str | None = None, rule: Rule = RULE, write_csv: Path | None = None, sheet: Path | None = None
+) -> Check:
+    """Look at everything in `directory`. Raises nothing for bad data: that is what `problems` is for.
+
+    rule: how the lists will be drawn. write_csv: a table of the labels for `folder` to read back, in a folder that holds all images.
+    sheet: a PNG with a few images of every type.
+    """
     with TemporaryDirectory() as scratch:  # for adapters that draw their images
-        return _check(directory, adapter, Path(scratch))
+        return _check(directory, adapter, Path(scratch), rule, write_csv, sheet)
 
 
-def _check(directory: Path, adapter: str | None, scratch: Path) -> Check:
+def _check(directory: Path, adapter: str | None, scratch: Path, rule: Rule, write_csv: Path | None, sheet: Path | None) -> Check:
     try:
         layout, reading = _read(directory, adapter, scratch)
     except DataError as error:
         return Check(directory, "none", {}, [_as_problem(directory, error)], [], [NOTHING], False)
     verified = verify(reading)
+    if write_csv is not None:
+        write_labels(write_csv, reading.root, [row.sample for row in verified.rows])
+    if sheet is not None:
+        write_bytes(sheet, thumbnails(reading.root, [row.sample for row in verified.rows]))
     pairs = _pairs(reading, verified.rows)
     problems = [*verified.problems, *no_normals(reading, verified.rows), *_unused(directory, reading), *_same_names(verified.rows)]
-    plan, drawn_problems = _plan(directory, verified, pairs)
+    plan, drawn_problems = _plan(directory, verified, pairs, rule)
     problems = sorted({*problems, *drawn_problems}, key=lambda problem: (problem.severity, problem.code, problem.path, problem.what))
     ok = not any(problem.severity == "error" for problem in problems)
     return Check(directory, layout, _tree(verified.rows), problems, _named(verified.rows, pairs), plan if ok else [NOTHING], ok)
@@ -80,8 +95,16 @@ def render(found: Check) -> str:
     return "\n".join(lines)
 
 
+def layout_of(directory: Path) -> str:
+    """The name of the first adapter that can read the folder (or CSV file). Raises DataError where none can."""
+    with TemporaryDirectory() as scratch:
+        return _read(directory, None, Path(scratch))[0].split(" ")[0]
+
+
 def _read(directory: Path, adapter: str | None, scratch: Path) -> tuple[str, Reading]:
-    """By the adapter named, or by the first layout that fits."""
+    """By the adapter named, or by the first layout that fits; an archive is unpacked into `scratch` first."""
+    if directory.is_file() and is_archive(directory):
+        directory = unpacked(directory, scratch)
     if adapter is not None:
         return adapter, adapters.read(adapter, directory, scratch, {})
     for name, read in LAYOUTS.items():
@@ -143,10 +166,10 @@ def _same_names(rows: list[Checked]) -> list[Problem]:
     return [Problem("E201", "warning", twice[0], what, "Nothing to do: they are told apart by extension or path")]
 
 
-def _plan(directory: Path, verified: Verified, pairs: list[duplicates.Pair]) -> tuple[list[str], list[Problem]]:
+def _plan(directory: Path, verified: Verified, pairs: list[duplicates.Pair], rule: Rule) -> tuple[list[str], list[Problem]]:
     table = [{**row.sample._asdict(), "content_hash": row.content_hash} for row in verified.rows]
     try:
-        drawn = split(directory.name, table, pairs, RULE)
+        drawn = split(directory.name, table, pairs, rule)
     except DataError as error:
         return [NOTHING], [_as_problem(directory, error)]
     return _sentences(verified, drawn), _leak_problem(drawn)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from stages import io
-from stages.datasets.samples import DataError
+from stages.datasets.samples import DataError, Sample
 from stages.datasets.verify import Checked
 
 DELIMITERS = ",;\t"
@@ -43,6 +44,28 @@ def write_samples(folder: Path, rows: list[Checked]) -> None:
     text = StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *(row[:-1] for row in table)])
     io.write_text(folder / "samples.csv", text.getvalue())
+
+
+def write_labels(path: Path, root: Path, samples: Sequence[Sample]) -> None:
+    """A CSV for people to correct and for the adapter `folder` to read back. Raises DataError where it would not lie above the images."""
+    above = path.resolve().parent
+    if not root.resolve().is_relative_to(above):
+        raise DataError(f"{path} must lie in {root} or in a folder above it: the paths in it are relative to the CSV's own folder")
+    inside = root.resolve().relative_to(above)
+    rows = [
+        [
+            (inside / sample.image_path).as_posix(),
+            sample.defect_type if sample.label is not None else "",
+            sample.category,
+            sample.split or "",
+            (inside / sample.mask_path).as_posix() if sample.mask_path else "",
+            sample.group if sample.group != sample.sample_id else "",
+        ]
+        for sample in samples
+    ]
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("path", "label", "category", "split", "mask", "group"), *rows])
+    io.write_text(path, text.getvalue())
 
 
 def _fields(row: Checked) -> tuple[Any, ...]:

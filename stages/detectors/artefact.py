@@ -45,6 +45,9 @@ def load(place: Path) -> Detector:
     from stages.detectors import build
 
     config = io.read_json(place / "config.json")
-    detector = build(config["detector"], config["options"], at=("models", config["model"]))
-    detector.load_state_dict(io.read_model(place / "model.safetensors"))
+    try:
+        detector = build(config["detector"], config["options"], at=("models", config["model"]))
+        detector.load_state_dict(io.read_model(place / "model.safetensors"))
+    except (KeyError, TypeError, RuntimeError) as error:  # no such detector, no such key, tensors of another model
+        raise io.DamagedFile(place, error) from error
     return detector.eval()
