@@ -1,20 +1,21 @@
 """The command `assay`: what a person types. Every command takes --json; exit codes are 0 (done), 1 (something to mend), 2 (a defect of Assay).
 
-Heavy imports happen inside the command that needs them, so that `assay --help` is quick.
+Each command reads its arguments, calls one function that lies beside this file and prints what it returns. Heavy imports happen inside the
+command that needs them, so that `assay --help` is quick.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from stages import errors, params
+from stages.serving.terminal import as_text, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
 data = typer.Typer(no_args_is_help=True, help="Look at data before it is used.")
@@ -22,24 +23,121 @@ weights = typer.Typer(no_args_is_help=True, help="Where pretrained weights lie, 
 app.add_typer(data, name="data")
 app.add_typer(weights, name="weights")
 
+All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Names = Annotated[list[str] | None, typer.Argument(help="Names of data sets, or of runs, as params.yaml has them.", show_default=False)]
+Layout = Annotated[str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")]
 Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say whether everything will run here, and what mends what will not. Exit code 1 where something needs mending."""
+    from stages.serving import doctor as surgery
+
+    findings = surgery.examine()
+    typer.echo(as_text([finding._asdict() for finding in findings]) if as_json else surgery.render(findings))
+    raise typer.Exit(errors.MENDABLE if any(not finding.ok and finding.matters for finding in findings) else errors.OK)
 
 
 @data.command("check")
 def data_check(
     directory: Annotated[Path, typer.Argument(help="The folder that holds the images, or a CSV file.")],
-    adapter: Annotated[
-        str | None, typer.Option(help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")
-    ] = None,
+    adapter: Layout = None,
+    write_csv: Annotated[Path | None, typer.Option(help="Write the labels found as a CSV, to correct by hand and read back.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a PNG with a few images of every type.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say which layout a folder has, what is wrong with it, and what Assay will do. Changes nothing. Exit code 1 where it cannot go on."""
     from stages.datasets import check
+    from stages.datasets.splits import Rule
 
-    found = check.check(directory, adapter)
-    typer.echo(json.dumps(check.as_json(found), indent=2, ensure_ascii=False) if as_json else check.render(found))
+    protocol = params.load().protocol if params.PATH.is_file() else None
+    rule = Rule(protocol.split_seed, protocol.val_fraction, protocol.test_fraction) if protocol else check.RULE
+    found = check.check(directory, adapter, rule, write_csv, sheet)
+    typer.echo(as_text(check.as_json(found)) if as_json else check.render(found))
     raise typer.Exit(errors.OK if found.ok else errors.MENDABLE)
+
+
+@app.command("add")
+def add_data(
+    directory: Annotated[Path, typer.Argument(help="The folder that holds the images, or a CSV file.")],
+    name: Annotated[str | None, typer.Option(help="What to call the data set; the folder's name by default.")] = None,
+    adapter: Layout = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be given more than once.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a data set of your own into params.yaml and dvc.yaml, then say what to do next. Comments in the files stay."""
+    from stages.serving import add
+
+    added = add.add(directory, name, adapter, model or ())
+    typer.echo(as_text(added._asdict()) if as_json else add.render(added))
+
+
+@app.command()
+def train(names: Names = None, everything: All = False, as_json: Json = False) -> None:
+    """Fit the models of one run or data set."""
+    _run("train", names, everything, as_json)
+
+
+@app.command()
+def evaluate(
+    names: Names = None,
+    everything: All = False,
+    output_dir: Annotated[Path | None, typer.Option(help="Also write outputs/ and results/ in here: models, thresholds, pictures, tables.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge the fitted models of one run or data set."""
+    done = _run("evaluate", names, everything, as_json)
+    if output_dir is not None:
+        from stages.serving import outputs
+
+        for name in done:
+            outputs.write_trees(Path(), name, output_dir)
+
+
+@app.command()
+def bench(names: Names = None, everything: All = False, as_json: Json = False) -> None:
+    """Measure latency, memory and size of every model on a data set."""
+    _run("bench", names, everything, as_json)
+
+
+@app.command()
+def report(as_json: Json = False) -> None:
+    """Make the report page again from what is in metrics/."""
+    from stages.serving import verbs
+
+    if code := verbs.run("report", out=sys.stderr):
+        raise typer.Exit(code)
+    page = Path("metrics/report/index.html").resolve()
+    typer.echo(as_text({"report": page.as_posix()}) if as_json else f"report: {page}")
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with images.")],
+    dataset: Annotated[str | None, typer.Option(help="The data set that the model learnt from, where there are several.")] = None,
+    category: Annotated[str | None, typer.Option(help="Its category, where there are several.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model; the best of the leaderboard by default.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("predictions"),
+    as_json: Json = False,
+) -> None:
+    """Judge new images: raw score, percentile among good parts, verdict, margin, and a picture of each."""
+    from stages.serving import predict as serve
+    from stages.serving.reference import choose
+
+    settings, files = params.load(), serve.find_images(images)
+    chosen = choose(settings, Path(), dataset, category, model)
+    if not as_json:
+        typer.echo(serve.head(chosen))
+    verdicts = []
+    for verdict in serve.predict(settings, chosen, files, out):
+        verdicts.append(verdict)
+        if not as_json:
+            typer.echo(serve.render(verdict))
+    if as_json:
+        typer.echo(as_text([verdict._asdict() for verdict in verdicts]))
+    raise typer.Exit(errors.MENDABLE if any(verdict.verdict == serve.UNREADABLE for verdict in verdicts) else errors.OK)
 
 
 @weights.command("list")
@@ -47,7 +145,7 @@ def weights_list(backbones: Folder = None, as_json: Json = False) -> None:
     """Every known set of weights: present or absent, size, licence, and who uses it."""
     from stages.encoders import weights_bundle
 
-    _show(weights_bundle.list_weights(_backbones(backbones)), as_json, ("name", "place", "bytes", "licence"))
+    show(weights_bundle.list_weights(_backbones(backbones)), as_json, ("name", "place", "bytes", "licence"))
 
 
 @weights.command("verify")
@@ -56,7 +154,7 @@ def weights_verify(backbones: Folder = None, as_json: Json = False) -> None:
     from stages.encoders import weights_bundle
 
     rows = weights_bundle.verify(_backbones(backbones))
-    _show(rows, as_json, ("name", "status", "detail"))
+    show(rows, as_json, ("name", "status", "detail"))
     raise typer.Exit(errors.MENDABLE if any(row["status"] == "altered" for row in rows) else errors.OK)
 
 
@@ -71,7 +169,7 @@ def weights_pack(
     """Gather weights with their checksums and licences into a folder that can be carried to another machine."""
     from stages.encoders import weights_bundle
 
-    _show(weights_bundle.pack(names, out, _backbones(backbones), download), as_json, ("name", "bytes", "sha256"))
+    show(weights_bundle.pack(names, out, _backbones(backbones), download), as_json, ("name", "bytes", "sha256"))
 
 
 @weights.command("unpack")
@@ -83,7 +181,7 @@ def weights_unpack(
     """Take packed weights into the local folder, after checking every checksum."""
     from stages.encoders import weights_bundle
 
-    _show(weights_bundle.unpack(bundle, _backbones(backbones)), as_json, ("name", "bytes", "sha256"))
+    show(weights_bundle.unpack(bundle, _backbones(backbones)), as_json, ("name", "bytes", "sha256"))
 
 
 @app.command()
@@ -95,7 +193,7 @@ def leaderboard(as_json: Json = False, markdown: Annotated[bool, typer.Option(he
     if not tables:
         raise errors.Missing("no results in metrics/ yet. Run `dvc repro`.")
     if as_json:
-        typer.echo(json.dumps({dataset: [row._asdict() for row in rows] for dataset, rows in tables.items()}, indent=2))
+        typer.echo(as_text({dataset: [row._asdict() for row in rows] for dataset, rows in tables.items()}))
         return
     typer.echo(board.markdown(tables) if markdown else board.render(tables))
     page = Path("metrics/report/index.html")
@@ -103,22 +201,21 @@ def leaderboard(as_json: Json = False, markdown: Annotated[bool, typer.Option(he
         typer.echo(f"report: {page.resolve()}")
 
 
+def _run(verb: str, names: list[str] | None, everything: bool, as_json: bool) -> list[str]:
+    """Run one verb for each name; the others go on after a failure, and then the worst exit code is ours. Returns the names it ran for."""
+    from stages.serving import verbs
+
+    wanted = verbs.jobs(params.load(), verb, names or (), everything)
+    codes = {name: verbs.run(verb, name, out=sys.stderr if as_json else sys.stdout) for name in wanted}
+    if as_json:
+        typer.echo(as_text(codes))
+    if worst := max(codes.values(), default=errors.OK):
+        raise typer.Exit(worst if worst in (errors.MENDABLE, errors.DEFECT) else errors.DEFECT)
+    return wanted
+
+
 def _backbones(folder: Path | None) -> Path:
     return folder or (params.load().backbones_folder if params.PATH.is_file() else Path("backbones"))
-
-
-def _show(rows: list[dict[str, Any]], as_json: bool, columns: tuple[str, ...]) -> None:
-    """All of every row as JSON, or the named columns as a table; what is None reads "absent"."""
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("absent" if row[column] is None else str(row[column]) for column in columns))
-    Console().print(table)
 
 
 def main() -> None:

@@ -1,29 +1,11 @@
 """What a person types: exit codes, JSON, and errors of one line."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
-import pytest
 from PIL import Image
-
-from stages.serving import cli
-
-
-@pytest.fixture
-def assay(monkeypatch, capsys, tmp_path):
-    """Run a command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ASSAY_DEBUG", "")  # --debug sets it in this process; set here, it is restored
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["assay", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return command
 
 
 def pictures(folder, *names):
@@ -99,3 +81,51 @@ def test_a_defect_exits_2_and_debug_shows_where(assay, monkeypatch):
     assert code == 2 and "defect of Assay" in err and "Traceback" not in err
     code, _, err = assay("--debug", "weights", "list")
     assert code == 2 and "in broken" in err
+
+
+def test_labels_written_as_csv_are_read_back_as_they_were(assay, tmp_path):
+    pictures(tmp_path / "photos", *(f"good/{number}.png" for number in range(6)), "bad/0.png")
+    plain = json.loads(assay("data", "check", "photos", "--json")[1])
+    assert assay("data", "check", "photos", "--write-csv", "labels.csv")[0] == 0
+    assert (tmp_path / "labels.csv").read_text().splitlines()[:2] == ["path,label,category,split,mask,group", "photos/bad/0.png,bad,photos,,,"]
+    table = json.loads(assay("data", "check", "labels.csv", "--json")[1])
+    assert table["layout"] == "folder (CSV)" and table["tree"] == plain["tree"] == {"photos": {"all": {"bad": 1, "good": 6}}}
+
+
+def test_a_csv_that_could_not_reach_its_images_is_refused(assay, tmp_path):
+    pictures(tmp_path / "photos", *(f"good/{number}.png" for number in range(6)))
+    (tmp_path / "other").mkdir()
+    code, _, err = assay("data", "check", "photos", "--write-csv", "other/labels.csv")
+    assert code == 1 and "must lie in photos or in a folder above it" in err and not (tmp_path / "other/labels.csv").exists()
+
+
+def test_the_sheet_has_a_row_for_each_type(assay, tmp_path):
+    from stages.datasets.thumbnails import CAPTION, GAP, SIDE
+
+    pictures(tmp_path / "photos", *(f"good/{number}.png" for number in range(6)), "bad/0.png")
+    assert assay("data", "check", "photos", "--sheet", "sheet.png")[0] == 0
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    row = SIDE + CAPTION + GAP
+    filled = [sum(sheet[top + CAPTION : top + row, GAP + x * (SIDE + GAP) + 4].mean() < 250 for x in range(8)) for top in (0, row)]
+    assert sheet.shape[0] == 2 * row and filled == [1, 6]  # bad first
+
+
+def test_the_fractions_of_params_yaml_are_those_of_the_plan(assay, tmp_path, root):
+    pictures(tmp_path / "photos", *(f"good/{number}.png" for number in range(20)), "bad/0.png")
+    assert any("test 1 anomalous + 8 normal" in line for line in json.loads(assay("data", "check", "photos", "--json")[1])["plan"])
+    text = (root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("test_fraction: 0.4", "test_fraction: 0.1"))
+    assert any("test 1 anomalous + 2 normal" in line for line in json.loads(assay("data", "check", "photos", "--json")[1])["plan"])
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['assay', '--help']\n"
+        "from stages.serving import cli\n"
+        "try:\n    cli.main()\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'PIL', 'matplotlib', 'ruamel', 'psutil', 'pyarrow'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr

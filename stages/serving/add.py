@@ -1,0 +1,161 @@
+"""`assay add DIR`: one folder of images becomes entries in params.yaml, and deps of the stages that look at every data set in dvc.yaml.
+
+A new data set is treated as one that is already there: same encoders, same models, same seeds. Comments and order of the files stay.
+"""
+
+from __future__ import annotations
+
+import io as streams
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages import io, params
+from stages.datasets.check import layout_of
+from stages.params import Params, ParamsError, nearest
+
+DVC = Path("dvc.yaml")
+NAME = r"[a-z0-9][a-z0-9_-]*"
+TAKEN = ("bench", "report", "track")  # folders of metrics/ that are no data set
+
+
+class Added(NamedTuple):
+    name: str
+    adapter: str
+    source: str
+    extracts: list[str]
+    runs: list[str]
+    deps: dict[str, list[str]]  # stage of dvc.yaml -> deps it was given
+
+
+def add(directory: Path, name: str | None = None, adapter: str | None = None, models: Sequence[str] = ()) -> Added:
+    """Write the entries. name: of the folder by default. models: all that are in use by default.
+
+    Raises ParamsError for a name that is taken or cannot be one, for an unknown model; DataError where no layout fits. Then nothing is written.
+    """
+    settings = params.load()
+    name = _checked_name(settings, name, directory)
+    adapter = adapter or layout_of(directory)
+    runs = _templates(settings, models)
+    source = _source(directory)
+    text = params.PATH.read_text(encoding="utf-8")
+    content = _yaml().load(text)
+    extracts = {f"{name}-{key}": _renamed(content["extracts"][known], name) for key, known in _needed_extracts(settings, runs).items()}
+    new_runs = {f"{name}-{model}": _renamed(content["runs"][known], name) for model, known in runs.items()}
+    for section, entries in (("datasets", {name: {"adapter": adapter, "source": source}}), ("extracts", extracts), ("runs", new_runs)):
+        text = _with_entries(text, section, entries)
+    io.write_text(params.PATH, text)
+    return Added(name, adapter, source, list(extracts), list(new_runs), _add_deps(settings, name))
+
+
+def render(added: Added) -> str:
+    """What was written, and what to do next."""
+    lines = [f"{added.name}: added to {params.PATH} (adapter {added.adapter}, source {added.source})"]
+    lines += [f"  extracts: {', '.join(added.extracts)}", f"  runs:     {', '.join(added.runs)}"]
+    lines += [f"  {DVC}: {stage} depends on {', '.join(deps)}" for stage, deps in added.deps.items()]
+    steps = ["dvc repro", "assay leaderboard", f"assay predict --dataset {added.name} IMAGE..."]
+    return "\n".join([*lines, "", "next:", *(f"  {step}" for step in steps)])
+
+
+def _checked_name(settings: Params, name: str | None, directory: Path) -> str:
+    wanted = name or re.sub(r"[^a-z0-9_-]+", "-", directory.resolve().name.split(".")[0].lower()).strip("-_")
+    if not re.fullmatch(NAME, wanted):
+        raise ParamsError(f"{wanted!r} cannot name a data set: small letters, digits, - and _ only. Say --name parts")
+    if wanted in settings.datasets or wanted in TAKEN:
+        raise ParamsError(f"{wanted!r} is taken ({', '.join([*settings.datasets, *TAKEN])}). Say --name with another one")
+    return wanted
+
+
+def _source(directory: Path) -> str:
+    """Relative to the project where it lies inside, else absolute."""
+    absolute = directory.resolve()
+    return absolute.relative_to(Path.cwd()).as_posix() if absolute.is_relative_to(Path.cwd()) else absolute.as_posix()
+
+
+def _templates(settings: Params, models: Sequence[str]) -> dict[str, str]:
+    """Model -> a run that uses it on another data set."""
+    known: dict[str, str] = {}
+    if not settings.runs:
+        raise ParamsError(f"{params.PATH} has no runs to go by. Write one by hand (docs/datasets.md)")
+    for run, entry in settings.runs.items():
+        known.setdefault(entry.model, run)
+    for model in models:
+        if model not in known:
+            raise ParamsError(f"no run of {params.PATH} uses a model {model!r}{nearest(model, known)}")
+    return {model: run for model, run in known.items() if not models or model in models}
+
+
+def _needed_extracts(settings: Params, runs: dict[str, str]) -> dict[str, str]:
+    """Encoder -> an extract that runs it: those of the runs, and the pixels that every train stage reads."""
+    by_encoder: dict[str, str] = {}
+    for name, extract in settings.extracts.items():
+        by_encoder.setdefault(extract.encoder, name)
+    wanted = {settings.runs[run].encoder for run in runs.values()} | {name for name in by_encoder if settings.encoders[name].kind == "pixels"}
+    return {encoder: name for encoder, name in by_encoder.items() if encoder in wanted}
+
+
+def _renamed(entry: Any, name: str) -> dict[str, Any]:
+    """An entry of another data set with this name in its place. Comments beside it speak of the other one and stay there."""
+    other = entry["dataset"]
+    plain = {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
+    return {key: _for(value, other, name) for key, value in plain.items()}
+
+
+def _for(value: Any, other: str, name: str) -> Any:
+    """Only what is the data set's name, or a path that runs through its folder, is changed."""
+    if not isinstance(value, str) or value.split("/", 1)[0] == "stages":
+        return value
+    return "/".join(name if part == other else part for part in value.split("/"))
+
+
+def _add_deps(settings: Params, name: str) -> dict[str, list[str]]:
+    """Give stages without a table (report, track) the deps on the new data set that they have on the first of the others."""
+    if not DVC.is_file():
+        return {}
+    text = DVC.read_text(encoding="utf-8")
+    lines, added = text.splitlines(keepends=True), {}
+    for stage, entry in reversed(list(_yaml().load(text)["stages"].items())):  # from the end, so that line numbers stay true
+        deps = entry.get("deps") or []
+        known = [dataset for dataset in settings.datasets if any(_mentions(dep, dataset) for dep in deps)]
+        if "foreach" in entry or not known:
+            continue
+        places = [place for place, dep in enumerate(deps) if _mentions(dep, known[-1])]
+        for place in reversed(places):
+            line = deps.lc.item(place)[0]
+            lines.insert(line + 1, lines[line].replace(deps[place], _for(deps[place], known[-1], name), 1))
+        added[stage] = [_for(deps[place], known[-1], name) for place in places]
+    if added:
+        io.write_text(DVC, "".join(lines))
+    return dict(reversed(list(added.items())))
+
+
+def _mentions(dep: Any, dataset: str) -> bool:
+    return isinstance(dep, str) and dataset in dep.split("/")[1:] and not dep.startswith("stages/")
+
+
+def _with_entries(text: str, section: str, entries: dict[str, Any]) -> str:
+    """The text of a YAML file with entries put at the end of one of its top-level tables; every other byte stays as it is."""
+    table = _yaml().load(text)
+    keys, lines = list(table), f"{text.rstrip()}\n".splitlines(keepends=True)
+    following = keys[keys.index(section) + 1 :]
+    end = table.lc.key(following[0])[0] if following else len(lines)
+    while lines[end - 1].strip() == "" or lines[end - 1].startswith("#"):  # these lead up to the next table
+        end -= 1
+    indent = " " * next(iter(table[section].lc.data.values()))[1]
+    return "".join([*lines[:end], *(f"{indent}{line}\n" for line in _dumped(entries).splitlines()), *lines[end:]])
+
+
+def _yaml() -> Any:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="rt")
+    yaml.width = 10_000
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _dumped(content: dict[str, Any]) -> str:
+    text = streams.StringIO()
+    _yaml().dump(content, text)
+    return text.getvalue()

@@ -1,0 +1,166 @@
+"""Assay from Python: `train("mvtec", "bottle", "stfpm", num_epochs=50)` runs the verbs of the pipeline and writes the files that they write.
+
+There is no second way to train or to judge: a call makes a small project (see workspace.py) and runs prepare, extract, manifest, train and
+evaluate in it, each in a process of its own. With `output_dir` set, models, thresholds, pictures and tables are copied there under the names
+that outputs.py lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages import errors, io, params
+from stages.serving import outputs, verbs, workspace
+from stages.serving.predict import Verdict
+from stages.serving.workspace import Overrides, Settings, Workspace
+
+Names = str | Sequence[str]
+ALL = "all"
+DONE = {"prepare": "data/{}/dataset.json", "extract": "features/{}/{}/encoder.json", "manifest": "data/{}/manifest.json"}  # written last
+
+_settings = Settings()
+
+
+class StageFailed(errors.UserError, RuntimeError):
+    """A verb ended with an error, which it has printed."""
+
+
+class Trained(NamedTuple):
+    """One model on one data set."""
+
+    dataset: str
+    model: str
+    project: Path  # where data/, features/, models/ and metrics/ lie
+    outputs: list[Path]  # outputs/<dataset>/<category>/<model>, where output_dir is set
+    metrics: dict[str, Any]  # by category, {"image_auroc": {"value", "low", "high"}, ...}
+    refused: str | None  # why there is no model, where there is none
+
+
+def set_globals(
+    dataset_dir: str | Path | None = None,
+    backbone_dir: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    seed: int = 42,
+    num_workers: int = 8,
+    pin_memory: bool = True,
+    persistent_workers: bool = True,
+    show_globals: bool = True,
+) -> None:
+    """Set what all later calls share; each call of this sets everything anew.
+
+    dataset_dir: holds data sets by name, as folders or archives. backbone_dir: local weights. num_workers: processes, at most one a core.
+    pin_memory, persistent_workers: taken so that scripts written for a DataLoader run; features are memory-mapped here, so they change nothing.
+    """
+    global _settings
+    folders = (Path(folder) if folder is not None else None for folder in (dataset_dir, backbone_dir, output_dir))
+    _settings = Settings(*folders, seed, num_workers)
+    if show_globals:
+        shown = _settings._asdict() | {"pin_memory": f"{pin_memory} (no effect)", "persistent_workers": f"{persistent_workers} (no effect)"}
+        print("\n".join(f"{name:18} {value}" for name, value in shown.items()))
+
+
+def train(
+    dataset_type: Names,
+    category: Names,
+    model_type: Names,
+    num_epochs: int | None = None,
+    batch_size: int | None = None,
+    img_size: int | None = None,
+    normalize: bool | None = None,
+) -> list[Trained]:
+    """Fit and judge models: one or several data sets, one, several or "all" categories, one or several models of `models()`.
+
+    num_epochs, batch_size: of models that learn in epochs. img_size: pixels of a side. normalize: False only for models that learn from pixels.
+    Raises ParamsError for an unknown name, StageFailed where a verb fails. A model that cannot be had (weights absent) is a result with `refused`.
+    """
+    asked, done = Overrides(num_epochs, batch_size, img_size, normalize), []
+    for dataset in _listed(dataset_type):
+        categories = None if category == ALL else _listed(category)
+        space = workspace.make(_settings, dataset, categories, _listed(model_type), asked)
+        _prepare(space)
+        done += [_fit(space, run) for run in space.runs]
+    return done
+
+
+def train_models(
+    dataset_type: Names,
+    categories: Names = ALL,
+    models: Names = ALL,
+    num_epochs: int | None = None,
+    batch_size: int | None = None,
+    img_size: int | None = None,
+    normalize: bool | None = None,
+) -> list[Trained]:
+    """`train` for several models, or "all" that params.yaml has."""
+    wanted = list(workspace.registry()) if models == ALL else models
+    return train(dataset_type, categories, wanted, num_epochs, batch_size, img_size, normalize)
+
+
+def models() -> list[str]:
+    """The names of all models."""
+    return list(workspace.registry())
+
+
+def predict(
+    images: str | Path | Sequence[str | Path],
+    dataset_type: str | None = None,
+    category: str | None = None,
+    model_type: str | None = None,
+    out: str | Path | None = None,
+) -> list[Verdict]:
+    """Verdicts on image files or folders, by a model that `train` made or, where none fits, by one of the project in the current folder.
+
+    out: folder for pictures. Raises UserError where it is not clear which model is meant.
+    """
+    from stages.serving import predict as serve
+    from stages.serving import reference
+
+    paths = [Path(images)] if isinstance(images, str | Path) else [Path(image) for image in images]
+    project = _project_of(dataset_type, category, model_type)
+    settings = params.load(project / params.PATH)
+    chosen = reference.choose(settings, project, dataset_type, category, model_type)
+    return list(serve.predict(settings, chosen, serve.find_images(paths), Path(out) if out is not None else None))
+
+
+def _listed(names: Names) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _prepare(space: Workspace) -> None:
+    """The verbs that models share, where an earlier call has not run them to the end."""
+    jobs = [("prepare", space.dataset), *(("extract", space.dataset, encoder) for encoder in space.extracts), ("manifest", space.dataset)]
+    for verb, *names in jobs:
+        path = space.folder / DONE[verb].format(*names)
+        if not path.is_file() or "refused" in io.read_json(path):  # what was missing then may be here now
+            _run(space, verb, *names)
+
+
+def _fit(space: Workspace, run: str) -> Trained:
+    model, metrics = space.runs[run], space.folder / "metrics" / space.dataset
+    for verb in verbs.OF_RUNS:
+        _run(space, verb, run)
+    result = io.read_json(metrics / f"{model}.json")
+    written = []
+    if _settings.output_dir is not None and "refused" not in result:
+        written = outputs.write_trees(space.folder, run, _settings.output_dir)
+    return Trained(space.dataset, model, space.folder, written, result.get("categories", {}), result.get("refused"))
+
+
+def _run(space: Workspace, verb: str, *names: str) -> None:
+    if code := verbs.run(verb, *names, project=space.folder):
+        raise StageFailed(f"{verb} {' '.join(names)} ended with exit code {code}; what it said stands above. Its folder is {space.folder}")
+
+
+def _project_of(dataset: str | None, category: str | None, model: str | None) -> Path:
+    """The latest workspace that holds results of what is asked for, else the current folder."""
+    spaces = sorted(workspace.home(_settings).glob(f"*/{params.PATH}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in spaces:
+        settings = params.load(path)
+        for run in settings.runs.values():
+            wanted = settings.datasets[run.dataset].categories
+            fits = dataset in (None, run.dataset) and model in (None, run.model) and (category is None or not wanted or category in wanted)
+            if fits and (path.parent / "metrics" / run.dataset / f"{run.model}.json").is_file():
+                return path.parent
+    return Path()

@@ -1,0 +1,63 @@
+"""Running the verbs of the pipeline as DVC does: `python -m stages.<verb>` in the project's folder, one process each.
+
+A process of its own leaves the caller's threads, working folder and `__main__` alone, and the code that runs is the project's own where it has any.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import stages
+from stages.params import PATH, Params, ParamsError, load, nearest
+
+OF_RUNS, OF_DATASETS = ("train", "evaluate"), ("bench",)
+
+
+def run(verb: str, *names: str, project: Path = Path(), out: TextIO | None = None) -> int:
+    """The exit code of one verb. What it prints is passed on line by line to `out` (stdout by default); its errors go to stderr."""
+    if verb in OF_RUNS:
+        _remove_outs(project, verb, names[0])
+    installed = str(Path(stages.__file__).parent.parent)
+    paths = [os.environ["PYTHONPATH"], installed] if os.environ.get("PYTHONPATH") else [installed]
+    command = [sys.executable, "-u", "-m", f"stages.{verb}", *names]
+    with subprocess.Popen(
+        command, cwd=project, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", file=out or sys.stdout, flush=True)
+    return process.returncode
+
+
+def _remove_outs(project: Path, verb: str, name: str) -> None:
+    """As DVC does before it runs a stage: what an earlier run left (a refusal, a category that is gone) must not pass for this one's."""
+    entry = load(project / PATH).entry("runs", name)
+    root = project / ("models" if verb == "train" else "metrics") / entry.dataset
+    shutil.rmtree(root / entry.model, ignore_errors=True)
+    (root / f"{entry.model}.json").unlink(missing_ok=True)
+
+
+def jobs(params: Params, verb: str, names: Sequence[str], everything: bool) -> list[str]:
+    """What to give the verb, once each: runs for train and evaluate (of a data set: all its runs), data sets for bench.
+
+    Raises ParamsError for an unknown name, or where nothing is named.
+    """
+    known = [*params.runs, *params.datasets] if verb in OF_RUNS else list(params.datasets)
+    if everything:
+        return list(params.runs if verb in OF_RUNS else params.datasets)
+    if not names:
+        raise ParamsError(f"name what to {verb}, or say --all. Known: {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise ParamsError(f"nothing to {verb} is called {name!r}{nearest(name, known)}")
+    found = [job for name in names for job in (_runs_of(params, name) if verb in OF_RUNS else [name])]
+    return list(dict.fromkeys(found))
+
+
+def _runs_of(params: Params, name: str) -> list[str]:
+    return [name] if name in params.runs else [run for run, entry in params.runs.items() if entry.dataset == name]

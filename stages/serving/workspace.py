@@ -1,0 +1,213 @@
+"""A project made to order: one data set, the models asked for, in a folder that the verbs can work in as they do in a checkout.
+
+Its name is the hash of all that data, features and splits depend on, so that models asked for one after the other share what is stored, and a new
+image or another image size starts afresh. Models, encoders and settings come from one params.yaml: of the current folder, else of the checkout.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import stages
+from stages import detectors, io, params
+from stages.datasets import adapters
+from stages.datasets.check import layout_of
+from stages.params import ParamsError, nearest
+
+CODE = Path(stages.__file__).parent
+ARCHIVES = (".tar.xz", ".tar.gz", ".tar", ".zip")
+
+
+class Settings(NamedTuple):
+    """What `set_globals` sets. None: as params.yaml has it."""
+
+    dataset_dir: Path | None = None
+    backbone_dir: Path | None = None
+    output_dir: Path | None = None
+    seed: int = 42
+    num_workers: int = 8
+
+
+class Overrides(NamedTuple):
+    """What one call changes in the entries of its models and encoders. None: as params.yaml has it."""
+
+    num_epochs: int | None = None
+    batch_size: int | None = None
+    img_size: int | None = None
+    normalize: bool | None = None
+
+
+class Workspace(NamedTuple):
+    folder: Path
+    dataset: str
+    extracts: list[str]  # encoders to run, pixels first
+    runs: dict[str, str]  # run -> model
+
+
+def home(settings: Settings) -> Path:
+    """Where all workspaces lie."""
+    return (settings.output_dir or Path()) / ".assay" / "projects"
+
+
+def make(settings: Settings, dataset: str, categories: Sequence[str] | None, models: Sequence[str], asked: Overrides) -> Workspace:
+    """Write the params.yaml of the workspace; what other models were asked for in it before stays there.
+
+    categories: None for all. Raises ParamsError with the nearest name where data set or model is unknown.
+    """
+    template, root = _template()
+    entries = {model: _with_overrides(model, entry, asked) for model, entry in _chosen(registry(template), models).items()}
+    content = _shared(template, root, settings, dataset, categories, asked.img_size)
+    shared = {section: content[section] for section in ("datasets", "encoders", "protocol", "features", "backbones")}
+    files = [_fingerprint(path) for path in (Path(content["datasets"][dataset]["source"]), CODE)]
+    folder = home(settings) / io.content_hash([shared, files])[:16]
+    encoder_of = {model: _encoder(template, model, entry) for model, entry in entries.items()}
+    pixels = next(name for name, entry in template["encoders"].items() if entry["kind"] == "pixels")
+    for encoder in {pixels: None} | dict.fromkeys(encoder_of.values()):
+        _require_normalize(content["encoders"][encoder], encoder, asked.normalize)
+        content["extracts"][f"{dataset}-{encoder}"] = _extract(dataset, encoder, pixels, content["encoders"][encoder]["kind"])
+    for model, entry in entries.items():
+        content["models"][model] = entry
+        content["runs"][f"{dataset}-{model}"] = _run(dataset, model, encoder_of[model], entry["detector"])
+    _write(folder / params.PATH, content)
+    wanted = list(dict.fromkeys([pixels, *encoder_of.values()]))
+    return Workspace(folder, dataset, wanted, {f"{dataset}-{model}": model for model in entries})
+
+
+def registry(template: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """Every model by name: the entries of params.yaml, rows of groups on their own, then each further detector with its paper's defaults."""
+    template = template or _template()[0]
+    known: dict[str, dict[str, Any]] = {}
+    for name, entry in template["models"].items():
+        known |= entry["rows"] if "rows" in entry else {name: entry}
+    used = {entry["detector"] for entry in known.values()}
+    for detector in detectors.known():
+        if detector not in used:
+            known.setdefault(detector.split(".")[1].replace("_", "-"), {"detector": detector})
+    return known
+
+
+def _template() -> tuple[dict[str, Any], Path]:
+    """params.yaml, checked, and the folder that its paths are relative to."""
+    from ruamel.yaml import YAML
+
+    path = next((path for path in (params.PATH, CODE.parent / params.PATH) if path.is_file()), params.PATH)
+    params.load(path)
+    return YAML(typ="safe").load(path), path.resolve().parent
+
+
+def _chosen(known: dict[str, dict[str, Any]], models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    for model in models:
+        if model not in known:
+            raise ParamsError(f"no model {model!r}{nearest(model, known)}")
+    return {model: known[model] for model in models}
+
+
+def _shared(
+    template: dict[str, Any], root: Path, settings: Settings, dataset: str, categories: Sequence[str] | None, img_size: int | None
+) -> dict[str, Any]:
+    """The content of params.yaml but for models and runs."""
+    entry = _dataset(template, root, settings, dataset) | ({"categories": sorted(categories)} if categories else {})
+    processes = max(1, min(settings.num_workers, os.cpu_count() or 1))
+    backbones = settings.backbone_dir or root / template["backbones"]
+    return template | {
+        "datasets": {dataset: entry},
+        "encoders": {name: encoder | ({"image_size": img_size} if img_size else {}) for name, encoder in template["encoders"].items()},
+        "extracts": {},
+        "models": {},
+        "runs": {},
+        "protocol": template["protocol"] | {"seeds": [settings.seed], "split_seed": settings.seed},
+        "compute": template["compute"] | {"processes": processes},
+        "backbones": backbones.resolve().as_posix(),
+    }
+
+
+def _dataset(template: dict[str, Any], root: Path, settings: Settings, dataset: str) -> dict[str, Any]:
+    """The entry of a data set: a folder or archive of its name in dataset_dir, else what params.yaml has by that name."""
+    found = _in_folder(settings.dataset_dir, dataset) if settings.dataset_dir else None
+    if found is not None:
+        adapter = dataset if dataset in adapters.known() else layout_of(found) if found.is_dir() else "folder"
+        return {"adapter": adapter, "source": found.resolve().as_posix()}
+    if dataset in template["datasets"]:
+        entry = template["datasets"][dataset]
+        return entry | {"source": (root / entry["source"]).as_posix()}
+    here = sorted(path.name for path in settings.dataset_dir.iterdir()) if settings.dataset_dir and settings.dataset_dir.is_dir() else []
+    where = f" in {settings.dataset_dir}" if settings.dataset_dir else "; set_globals(dataset_dir=...) says where yours lie"
+    raise ParamsError(f"no data set {dataset!r}{where}{nearest(dataset, [*here, *template['datasets']])}")
+
+
+def _in_folder(folder: Path, dataset: str) -> Path | None:
+    return next((path for suffix in ("", *ARCHIVES, ".csv") if (path := folder / f"{dataset}{suffix}").exists()), None)
+
+
+def _with_overrides(model: str, entry: dict[str, Any], asked: Overrides) -> dict[str, Any]:
+    """The entry with the overrides that its detector has a parameter for; a note is printed of those that it has none for."""
+    known = inspect.signature(detectors.load(entry["detector"]).__init__).parameters
+    changed = dict(entry)
+    for ours, theirs in (("num_epochs", "epochs"), ("batch_size", "batch_size"), ("normalize", "normalize")):
+        value = getattr(asked, ours)
+        if value is not None and theirs in known:
+            changed[theirs] = value
+        elif value is not None and ours != "normalize":
+            print(f"{model}: {ours}={value} changes nothing, its fit is one pass over the images")
+    if asked.num_epochs is not None and "epochs" in known:
+        changed.pop("label", None)  # it is no longer cut short
+        changed |= {"steps": None} if "steps" in known else {}
+    return changed
+
+
+def _require_normalize(entry: dict[str, Any], name: str, asked: bool | None) -> None:
+    """A frozen network takes the levels that it was trained on, and `pixels` are levels as they are: neither has a choice."""
+    normalizes = entry["kind"] != "pixels"
+    if asked is False and normalizes and "normalize" not in entry:
+        raise ParamsError(f"normalize=False: the encoder {name} is a frozen network and needs the mean and std that it was trained with. Leave it out")
+
+
+def _encoder(template: dict[str, Any], model: str, entry: dict[str, Any]) -> str:
+    """The encoder that a run of params.yaml gives the model, else the first that gives what it needs."""
+    for run in template["runs"].values():
+        used = template["models"][run["model"]]
+        if run["model"] == model or model in used.get("rows", {}):
+            return run["encoder"]
+    options = {key: value for key, value in entry.items() if key not in ("detector", "label")}
+    need = detectors.build(entry["detector"], options, at=("models", model)).needs
+    for name, encoder in template["encoders"].items():
+        backbone = str(encoder.get("backbone", "")).split(".")[0]
+        fits = set(need.layers) <= set(encoder.get("layers", ())) and need.backbone in (None, backbone)
+        if fits and (need.layers or encoder["kind"] == "pixels"):
+            return name
+    wanted = f"{', '.join(need.layers)} of {need.backbone or 'any backbone'}"
+    raise ParamsError(f"{model} needs {wanted}, which no encoder of params.yaml gives. Add an entry under encoders that has these layers")
+
+
+def _extract(dataset: str, encoder: str, pixels: str, kind: str) -> dict[str, str]:
+    reads = f"data/{dataset}/samples.parquet" if encoder == pixels else f"features/{dataset}/{pixels}"
+    return {"dataset": dataset, "encoder": encoder, "reads": reads, "code": (CODE / "encoders" / f"{kind}.py").as_posix()}
+
+
+def _run(dataset: str, model: str, encoder: str, detector: str) -> dict[str, str]:
+    code = (CODE / "detectors" / f"{detector.replace('.', '/')}.py").as_posix()
+    return {"dataset": dataset, "model": model, "encoder": encoder, "code": code, "maths": code}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    import io as streams
+
+    from ruamel.yaml import YAML
+
+    if path.is_file():
+        before = YAML(typ="safe").load(path)
+        content |= {section: before[section] | content[section] for section in ("extracts", "models", "runs")}
+    text = streams.StringIO()
+    YAML(typ="safe").dump(content, text)
+    io.write_text(path, text.getvalue())
+
+
+def _fingerprint(source: Path) -> list[list[Any]]:
+    """Names, sizes and times of all files of a source; empty where there is none."""
+    files = sorted(source.rglob("*")) if source.is_dir() else [source] if source.is_file() else []
+    kept = [path for path in files if path.is_file() and "__pycache__" not in path.parts]
+    return [[path.relative_to(source).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in kept]

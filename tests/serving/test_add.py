@@ -1,0 +1,107 @@
+"""`assay add` writes what a person would have written, and not one other byte."""
+
+import difflib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages import params
+from stages.datasets.samples import DataError
+from stages.params import ParamsError
+from stages.serving.add import add
+from tests.projects import photograph
+
+
+@pytest.fixture
+def project(root, tmp_path, monkeypatch) -> Path:
+    """The real params.yaml and dvc.yaml, and a folder of photos."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(root / name, tmp_path)
+    photograph(tmp_path / "My Photos")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_line_that_was_there_stays_and_only_lines_about_the_new_data_set_come(project):
+    before = {name: Path(name).read_text().splitlines() for name in ("params.yaml", "dvc.yaml")}
+    add(Path("My Photos"))
+    for name, old in before.items():
+        changes = [line for line in difflib.ndiff(old, Path(name).read_text().splitlines()) if line[0] in "+-"]
+        assert changes and all(line.startswith("+ ") for line in changes), [line for line in changes if line[0] == "-"]
+        assert not any(line.startswith(("+ #", "+  #")) or line.strip() == "+" for line in changes)
+
+
+def test_the_new_data_set_has_the_encoders_models_and_seeds_of_the_others(project):
+    added = add(Path("My Photos"))
+    settings = params.load()
+    assert settings.datasets["my-photos"].model_dump(exclude_none=True) == {"adapter": "mvtec", "source": "My Photos"}
+    for run in added.runs:
+        own, model = settings.runs[run], settings.runs[run].model
+        other = next(entry for entry in settings.runs.values() if entry.model == model)
+        assert own == other.model_copy(update={"dataset": "my-photos"})
+    assert {settings.runs[run].model for run in added.runs} == set(settings.models)
+    assert settings.extracts["my-photos-pixels"].reads == "data/my-photos/samples.parquet"
+    assert settings.extracts["my-photos-lite0"].reads == "features/my-photos/pixels"
+
+
+def test_stages_without_a_table_depend_on_the_new_data_set_as_on_the_old(project):
+    add(Path("My Photos"))
+    stages = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
+    for stage in ("report", "track"):
+        of = {name: [dep for dep in stages[stage]["deps"] if f"/{name}" in dep] for name in ("parts", "my-photos")}
+        assert [dep.replace("/parts", "/my-photos") for dep in of["parts"]] == of["my-photos"] != []
+
+
+def test_only_the_models_asked_for_and_what_they_need(project):
+    added = add(Path("My Photos"), "x", models=["trivial"])
+    assert added.runs == ["x-trivial"] and added.extracts == ["x-pixels"]
+    with pytest.raises(ParamsError, match="did you mean 'padim'"):
+        add(Path("My Photos"), "y", models=["padm"])
+
+
+@pytest.mark.parametrize("name", ["parts", "report", "bench", "a/b", "Ä", "..", "a.b"])
+def test_a_name_that_is_taken_or_cannot_be_one_is_refused_and_nothing_is_written(project, name):
+    before = Path("params.yaml").read_bytes(), Path("dvc.yaml").read_bytes()
+    with pytest.raises(ParamsError, match="--name"):
+        add(Path("My Photos"), name)
+    assert before == (Path("params.yaml").read_bytes(), Path("dvc.yaml").read_bytes())
+
+
+def test_a_folder_without_good_images_is_refused_and_nothing_is_written(project):
+    before = Path("params.yaml").read_bytes()
+    (project / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        add(Path("empty"))
+    assert Path("params.yaml").read_bytes() == before
+
+
+def test_a_source_outside_the_project_is_absolute_and_two_can_be_added_in_turn(project, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "caps"
+    photograph(elsewhere)
+    add(Path("My Photos"))
+    add(elsewhere)
+    settings = params.load()
+    assert settings.datasets["caps"].source == elsewhere.as_posix() and "my-photos" in settings.datasets
+    deps = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]["report"]["deps"]
+    assert len(deps) == len(set(deps)) and {"metrics/caps", "metrics/my-photos", "metrics/parts"} <= set(deps)
+
+
+def test_a_file_without_a_last_line_end_is_completed_first(project):
+    text = Path("params.yaml").read_text()
+    head, tail = text.split("\nprotocol:")[0], "protocol:" + text.split("\nprotocol:")[1]
+    Path("params.yaml").write_text(tail.rstrip() + "\n\n" + head.rstrip())
+    add(Path("My Photos"), "late")
+    assert params.load().runs["late-patchcore"].dataset == "late"
+
+
+def test_the_command_says_what_to_do_next(project, assay, monkeypatch):
+    monkeypatch.chdir(project)
+    code, out, _ = assay("add", "My Photos", "--name", "caps")
+    assert code == 0 and "next:\n  dvc repro\n" in out and "assay predict --dataset caps" in out
+    code, out, _ = assay("add", "My Photos", "--name", "caps2", "--json")
+    assert code == 0 and json.loads(out)["runs"][0] == "caps2-patchcore"
+    code, _, err = assay("add", "My Photos", "--name", "caps")
+    assert code == 1 and err.startswith("ParamsError: 'caps' is taken") and err.count("\n") == 1
