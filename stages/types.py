@@ -50,6 +50,7 @@ class Need(NamedTuple):
 
     layers: tuple[str, ...] = ()
     backbone: str | None = None  # a student must copy its teacher's architecture; None = any
+    aux: tuple[str, ...] = ()  # auxiliary images that `fit` draws on, by name: keys of `Run.aux`, e.g. "textures"
 
 
 class Refusal(UserError, RuntimeError):

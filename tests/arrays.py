@@ -63,6 +63,12 @@ def normal_pixels(count: int, seed: int = 0, noise: float = 6.0) -> Tensor:
     return (pattern + noise * torch.randn(count, 3, SIZE, SIZE, generator=generator)).clamp(0, 255).to(torch.uint8)
 
 
+def noise_pixels(count: int, seed: int = 0) -> Tensor:
+    """(count, 3, SIZE, SIZE) uint8: blotches of every level, such as auxiliary textures have."""
+    coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return (255 * F.interpolate(coarse, (SIZE, SIZE), mode="bilinear")).to(torch.uint8)
+
+
 def plant_defect(pixels: Tensor) -> Tensor:
     """The same images with a checkered square of 10 pixels, none of whose levels is normal there."""
     planted = pixels.clone()

@@ -1,5 +1,7 @@
 """What every detector promises, whoever wrote it. A new detector is tested here without being named."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -7,24 +9,28 @@ from stages import detectors
 from stages.detectors import build, known
 from stages.training import Run
 from stages.types import Detector, NotFitted
-from tests.arrays import ArrayBatches, features_of, normal_pixels, plant_defect
+from tests.arrays import ArrayBatches, features_of, noise_pixels, normal_pixels, plant_defect
 
-SMALL = {  # options that make a fit take a fraction of a second
-    "memory_bank.patchcore": {"layers": ["layer1", "layer2"], "coreset_ratio": 0.2, "blur_sigma": 1.0},
-    "density.padim": {"channels": 20, "blur_sigma": 1.0},
-    "distillation.stfpm": {"backbone": "tiny", "steps": 40, "batch_size": 8},
-}
 TRAIN, HELD_OUT = normal_pixels(12, seed=1), normal_pixels(8, seed=2)
+AUX = {name: ArrayBatches({"pixels": noise_pixels(6, seed)}) for seed, name in enumerate(("textures", "penalty"))}
 
 pytestmark = [pytest.mark.usefixtures("tiny_cnn"), pytest.mark.parametrize("name", known())]
 
 
 def make(name: str) -> Detector:
-    return build(name, SMALL.get(name, {}), at=("models", name))
+    """With the options `SMALL` of the detector's own test file, which make a fit take a fraction of a second."""
+    family, file = name.split(".")
+    own = "trivial" if family == "trivial" else file
+    options = getattr(importlib.import_module(f"tests.detectors.{family}.test_{own}"), "SMALL", {})
+    return build(name, options, at=("models", name))
+
+
+def session(seed: int = 0) -> Run:
+    return Run(seed=seed, quiet=True, aux=AUX)
 
 
 def fit(name: str, seed: int = 0) -> Detector:
-    return make(name).fit(ArrayBatches(features_of(TRAIN)), ArrayBatches(features_of(HELD_OUT)), Run(seed=seed, quiet=True))
+    return make(name).fit(ArrayBatches(features_of(TRAIN)), ArrayBatches(features_of(HELD_OUT)), session(seed))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,7 @@ def test_a_score_before_fit_is_refused(name):
 
 def test_shapes_and_types(name):
     """On images that are not square, so that height and width cannot be mistaken for each other."""
-    narrow = make(name).fit(ArrayBatches(features_of(TRAIN[:, :, :, :28])), None, Run(seed=0, quiet=True))
+    narrow = make(name).fit(ArrayBatches(features_of(TRAIN[:, :, :, :28])), None, session())
     image_score, anomaly_map = narrow.score(features_of(HELD_OUT[:, :, :, :28]))
     assert image_score.shape == (8,) and image_score.dtype == torch.float32 and not image_score.requires_grad
     assert anomaly_map is None or (anomaly_map.shape == (8, 32, 28) and anomaly_map.dtype == torch.float32)
@@ -89,7 +95,7 @@ def test_scoring_changes_neither_the_input_nor_the_detector(name, fitted):
 def test_fitting_leaves_the_training_features_as_they_were(name):
     features = features_of(TRAIN)
     before = {key: values.clone() for key, values in features.items()}
-    make(name).fit(ArrayBatches(features), None, Run(seed=0, quiet=True))
+    make(name).fit(ArrayBatches(features), None, session())
     assert all(torch.equal(before[key], features[key]) for key in before)
 
 
@@ -102,7 +108,7 @@ def test_the_state_is_the_whole_model(name, fitted):
 
 def test_loading_into_a_fitted_detector_replaces_what_it_knew(name, fitted):
     """Anything built from the buffers (an index, unpacked factors) must be built again."""
-    other = make(name).fit(ArrayBatches(features_of(255 - TRAIN)), None, Run(seed=5, quiet=True))
+    other = make(name).fit(ArrayBatches(features_of(255 - TRAIN)), None, session(seed=5))
     other.score(features_of(HELD_OUT))
     other.load_state_dict(fitted.state_dict())
     assert torch.equal(other.score(features_of(HELD_OUT)).image_score, fitted.score(features_of(HELD_OUT)).image_score)
@@ -141,14 +147,14 @@ def test_a_map_is_higher_at_the_planted_defect(name, fitted):
 def test_more_images_held_out_do_not_change_what_a_one_pass_model_learns(name, fitted):
     if not fitted.one_pass:
         pytest.skip("uses held-out images to decide when to stop")
-    alone = make(name).fit(ArrayBatches(features_of(TRAIN)), None, Run(seed=0, quiet=True))
+    alone = make(name).fit(ArrayBatches(features_of(TRAIN)), None, session())
     assert all(torch.equal(values, alone.state_dict()[key]) for key, values in fitted.state_dict().items())
 
 
 def test_the_batch_size_of_the_store_does_not_change_what_is_learnt(name, fitted):
     """Sums are taken in another order, so up to rounding. A student draws its own batches, whatever the store hands out."""
     other = make(name).fit(
-        ArrayBatches(features_of(TRAIN), batch_size=5), ArrayBatches(features_of(HELD_OUT), batch_size=3), Run(seed=0, quiet=True)
+        ArrayBatches(features_of(TRAIN), batch_size=5), ArrayBatches(features_of(HELD_OUT), batch_size=3), session()
     )
     expected, got = fitted.score(features_of(HELD_OUT)).image_score, other.score(features_of(HELD_OUT)).image_score
     torch.testing.assert_close(expected, got, rtol=1e-4, atol=1e-6)

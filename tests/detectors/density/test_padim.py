@@ -11,6 +11,8 @@ from stages.training import Run
 from stages.types import Refusal
 from tests.arrays import ArrayBatches, features_of, grid_features, normal_pixels, upsampled
 
+SMALL = {"channels": 20, "blur_sigma": 1.0}  # for the contract test
+
 
 def fitted(features, seed: int = 0, **options) -> PaDiM:
     return PaDiM(**options).fit(ArrayBatches(features), None, Run(seed=seed, quiet=True))

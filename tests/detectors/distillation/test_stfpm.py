@@ -10,6 +10,7 @@ from stages.detectors.distillation.stfpm import STFPM, half_squared_distance
 from stages.training import Run
 from tests.arrays import LAYERS, ArrayBatches, TinyCNN, features_of, normal_pixels, plant_defect, upsampled
 
+SMALL = {"backbone": "tiny", "steps": 40, "batch_size": 8}  # for the contract test
 pytestmark = pytest.mark.usefixtures("tiny_cnn")
 
 

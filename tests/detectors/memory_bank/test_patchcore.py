@@ -15,6 +15,8 @@ from stages.training import Run
 from stages.types import Refusal
 from tests.arrays import ArrayBatches, features_of, grid_features, normal_pixels, upsampled
 
+SMALL = {"layers": ["layer1", "layer2"], "coreset_ratio": 0.2, "blur_sigma": 1.0}  # for the contract test
+
 
 def with_bank(bank: torch.Tensor, neighbours: torch.Tensor, **options) -> PatchCore:
     """A detector whose bank was written by hand, on 1x1 patches of one layer."""
