@@ -1,7 +1,8 @@
 """Verdict, leaderboard, plots and pictures on one page.
 
 Reads every metrics/<dataset>, writes metrics/report/index.html: one file, no request, works from a disk. Beside it lie the curves that
-`dvc plots` draws, and the page it draws them on, with Vega in it, so that it needs no network either.
+`dvc plots` draws, the page it draws them on, with Vega in it, so that it needs no network either, and `verdicts.json`: by data set the model
+that the page recommends, which is the one that `assay predict` asks.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from stages import errors, io
 from stages.params import load
 from stages.serving.leaderboard import cell, leaderboard, results
+from stages.serving.verdict import VERDICTS
 
 FOLDER = Path("metrics/report")
 CURVES = {"ROC": ("false_alarm_rate", "recall"), "PR": ("recall", "precision")}
@@ -34,6 +36,7 @@ def main() -> int:
         for dataset, rows in leaderboard(params).items()
     ]
     io.write_text(FOLDER / "index.html", page.render(params.report.title, sections, _made(), cell))
+    io.write_json(VERDICTS, {one["name"]: one["recommended"] for one in sections})
     io.write_text(FOLDER / "plots_template.html", page.dvc_template())
     for curve in CURVES:
         io.write_text(FOLDER / f"{curve.lower()}.csv", _curve_table(curve, sections))

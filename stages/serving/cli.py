@@ -118,20 +118,25 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders with images.")],
     dataset: Annotated[str | None, typer.Option(help="The data set that the model learnt from, where there are several.")] = None,
     category: Annotated[str | None, typer.Option(help="Its category, where there are several.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model; the best of the leaderboard by default.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model; the one that the report recommends by default.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("predictions"),
+    threshold: Annotated[float | None, typer.Option(help="A threshold of your own on the raw score.")] = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="Another promise from the same held-out good parts: the share that may raise an alarm, e.g. 0.02.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge new images: raw score, percentile among good parts, verdict, margin, and a picture of each."""
     from stages.serving import predict as serve
-    from stages.serving.reference import choose
+    from stages.serving.reference import choose, threshold_of
 
     settings, files = params.load(), serve.find_images(images)
     chosen = choose(settings, Path(), dataset, category, model)
+    limit = threshold_of(chosen, threshold, false_alarm_rate)
     if not as_json:
-        typer.echo(serve.head(chosen))
+        typer.echo(serve.head(chosen, limit))
     verdicts = []
-    for verdict in serve.predict(settings, chosen, files, out):
+    for verdict in serve.predict(settings, chosen, files, out, limit):
         verdicts.append(verdict)
         if not as_json:
             typer.echo(serve.render(verdict))

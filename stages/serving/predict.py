@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from stages import engine, errors, io
 from stages.datasets.images import UnreadableImage, is_image_name, read_image
 from stages.params import Params
-from stages.serving.reference import AT_ONCE, Model, Reference, refer, score, stored_threshold, unlike_training
+from stages.serving.reference import AT_ONCE, Model, Reference, refer, score, threshold_of, unlike_training
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from stages.metrics.thresholds import Threshold
     from stages.plots.overlay import Scale
     from stages.serving.pipeline import Pipeline
 
@@ -57,14 +58,19 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def predict(params: Params, model: Model, images: Sequence[Path], out: Path | None = None) -> Iterator[Verdict]:
-    """A verdict for each image, in order; pictures go to `out` where it is given. A file that cannot be read has a verdict of its own."""
+def predict(
+    params: Params, model: Model, images: Sequence[Path], out: Path | None = None, threshold: Threshold | None = None
+) -> Iterator[Verdict]:
+    """A verdict for each image, in order; pictures go to `out` where it is given. A file that cannot be read has a verdict of its own.
+
+    threshold: the one that evaluate fitted by default.
+    """
     from stages.serving.pipeline import Pipeline
 
     with engine.thread_limit(params.compute.threads):
         backbones = model.project / params.backbones_folder
         pipeline = Pipeline.load(model.place, params.compute.device, params.compute.threads, backbones)
-        reference = refer(params, model, pipeline)
+        reference = refer(params, model, pipeline, threshold or threshold_of(model))
         names = iter(_picture_names(images))
         for start in range(0, len(images), AT_ONCE):
             for verdict, picture in _judged(pipeline, reference, model, images[start : start + AT_ONCE]):
@@ -161,11 +167,10 @@ def _picture_names(images: Sequence[Path]) -> list[str]:
     return list(names)
 
 
-def head(model: Model) -> str:
+def head(model: Model, threshold: Threshold) -> str:
     """Which model speaks, and what its threshold promises."""
     from stages.metrics.thresholds_text import promise_text
 
-    threshold = stored_threshold(model)
     if threshold.value is None:
         return f"{model.name} on {model.dataset} / {model.category}; no threshold: {threshold.reason}"
     promise = f", {promise_text(threshold)}" if threshold.method == "conformal" else ""

@@ -15,6 +15,7 @@ from stages.datasets.samples import manifest_samples, root_of
 from stages.detectors import artefact
 from stages.params import Params, ParamsError, nearest
 from stages.serving.leaderboard import results
+from stages.serving.verdict import VERDICTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,14 +52,17 @@ class Reference(NamedTuple):
 
 
 def choose(params: Params, project: Path = Path(), dataset: str | None = None, category: str | None = None, model: str | None = None) -> Model:
-    """The model asked for; by default the one with the highest mean image AUROC. Of data sets and categories the only one, else UserError."""
+    """The model asked for; by default the one that the report recommends, without a report the one with the highest mean image AUROC.
+
+    Of data sets and categories the only one. Raises UserError where it is not clear what is meant, or nothing has been fitted.
+    """
     by_dataset: dict[str, dict[str, dict[str, Any]]] = {}
     for folder, result in results(params, project).items():
         by_dataset.setdefault(result["dataset"], {})[result["model"]] = result | {"folder": folder}
     if not by_dataset:
         raise errors.Missing(f"no results in {(project / 'metrics').as_posix()}/ yet. Run `dvc repro`")
     dataset = _only("data set", dataset, by_dataset, "--dataset")
-    result = _result(by_dataset[dataset], dataset, model)
+    result = _result(by_dataset[dataset], dataset, model or _recommended(project, dataset, by_dataset[dataset]))
     category = _only("category", category, io.read_json(result["folder"] / "thresholds.json"), "--category")
     run = next(run for run in params.runs.values() if run.dataset == dataset and result["model"] in params.rows(run.model))
     place = project / artefact.folder(dataset, run.model, result["model"], category, params.seeds(run)[0])
@@ -75,6 +79,12 @@ def _only(what: str, asked: str | None, known: Any, option: str) -> str:
     return asked
 
 
+def _recommended(project: Path, dataset: str, by_model: dict[str, dict[str, Any]]) -> str | None:
+    verdicts = project / VERDICTS
+    model = io.read_json(verdicts).get(dataset) if verdicts.is_file() else None
+    return model if model in by_model else None
+
+
 def _result(by_model: dict[str, dict[str, Any]], dataset: str, model: str | None) -> dict[str, Any]:
     def auroc(result: dict[str, Any]) -> float:
         return -1.0 if "refused" in result else result["mean"]["image_auroc"]["value"] or 0.0
@@ -87,24 +97,34 @@ def _result(by_model: dict[str, dict[str, Any]], dataset: str, model: str | None
     return result
 
 
-def refer(params: Params, model: Model, pipeline: Pipeline) -> Reference:
-    """Held-out good scores and the threshold as evaluate used them; the colour scale from held-out good images, kept for the next time."""
+def refer(params: Params, model: Model, pipeline: Pipeline, threshold: Threshold) -> Reference:
+    """Held-out good scores as evaluate used them; the colour scale from held-out good images, kept for the next time."""
     from stages.plots.overlay import Scale
 
     shown = _remembered(model, lambda: _look_at_held_out(params, model, pipeline))
     return Reference(
         _held_out_scores(model),
-        stored_threshold(model),
+        threshold,
         Scale(**shown["scale"]) if shown["scale"] else None,
         tuple(shown["brightness"]) if shown["brightness"] else None,
         tuple(shown["shapes"]),
     )
 
 
-def stored_threshold(model: Model) -> Threshold:
-    """The default one that evaluate fitted."""
-    from stages.metrics.thresholds import Threshold
+def threshold_of(model: Model, value: float | None = None, false_alarm_rate: float | None = None) -> Threshold:
+    """The default one that evaluate fitted; or the value given; or what promises another rate from the same held-out good parts."""
+    from stages.metrics.inputs import Undefined
+    from stages.metrics.thresholds import Threshold, conformal
 
+    if value is not None and false_alarm_rate is not None:
+        raise ParamsError("a threshold and a false-alarm rate were given: give one of the two")
+    if value is not None:
+        return Threshold("given", value)
+    if false_alarm_rate is not None:
+        try:
+            return conformal(_held_out_scores(model), false_alarm_rate)
+        except (Undefined, ValueError) as error:
+            raise ParamsError(f"no threshold for a false-alarm rate of {false_alarm_rate:g}: {error}") from error
     stored = io.read_json(model.results / "thresholds.json")[model.category]
     return Threshold.from_dict(stored["thresholds"][stored["default"]])
 

@@ -16,6 +16,9 @@ from stages import io
 from stages.datasets.samples import manifest_samples
 
 
+VERDICTS = Path("metrics/report/verdicts.json")  # {data set: the model that the report recommends, or null}
+
+
 class Scores(NamedTuple):
     """One model on the test images of one category; `sample_id` in the order of the columns."""
 

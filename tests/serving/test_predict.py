@@ -14,6 +14,7 @@ from stages.params import ParamsError
 from stages.plots.overlay import Scale
 from stages.serving import predict as serve
 from stages.serving import reference
+from stages.serving.verdict import VERDICTS
 
 
 @pytest.fixture
@@ -163,6 +164,17 @@ def test_the_best_model_answers_unless_another_is_named(project):
     assert reference.choose(settings, model="random-score").place == Path("models/tiny/trivial/random-score/photos/seed0")
 
 
+def test_the_model_that_the_report_recommends_answers(trained, tmp_path, monkeypatch):
+    """Of models that tie the page takes the fastest, which need not be the first."""
+    folder = shutil.copytree(trained, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    io.write_json(folder / VERDICTS, {"tiny": "mean-image", "other": None})
+    assert reference.choose(params.load()).name == "mean-image"
+    assert reference.choose(params.load(), model="patchcore").name == "patchcore"
+    io.write_json(folder / VERDICTS, {"tiny": "a model that is no more"})
+    assert reference.choose(params.load()).name == "patchcore"
+
+
 def test_a_model_without_maps_gives_verdicts_without_pictures(project, tmp_path):
     [verdict] = judged("photos/test/good/000.png", out=tmp_path / "pictures", model="random-score")
     assert verdict.overlay is None and verdict.image_score is not None and not (tmp_path / "pictures").exists()
@@ -187,3 +199,19 @@ def test_no_image_no_folder_no_results_each_say_what_to_do(tmp_path, assay, trai
     assert "nowhere is not here" in assay("predict", "nowhere")[2]
     code, _, err = assay("predict", "000.png")
     assert code == 1 and "no results in metrics/ yet. Run `dvc repro`" in err
+
+
+def test_a_threshold_of_your_own_or_another_promise_decides_the_verdict(project, assay, tmp_path, monkeypatch):
+    monkeypatch.chdir(project)
+    model = reference.choose(params.load(), model="patchcore")
+    held_out = reference._held_out_scores(model)
+    [usual] = judged("photos/test/square/000.png")
+    lenient = reference.threshold_of(model, value=usual.image_score + 1)
+    [verdict] = serve.predict(params.load(), model, [Path("photos/test/square/000.png")], None, lenient)
+    assert verdict.verdict == "good" and verdict.threshold == usual.image_score + 1
+    promise = reference.threshold_of(model, false_alarm_rate=0.25)  # of 12 held-out parts the floor(0.25 * 13) = 3rd largest
+    assert promise.value == held_out[-3] and promise.achieved["false_alarms_per_1000"] == pytest.approx(1000 * 3 / 13)
+    code, out, _ = assay("predict", "photos/test/good", "--false-alarm-rate", "0.25", "-o", str(tmp_path))
+    assert code == 0 and f"threshold {held_out[-3]:.4g} (conformal), 231 false alarms expected per 1,000 good parts" in out
+    assert "give one of the two" in assay("predict", "photos", "--threshold", "1", "--false-alarm-rate", "0.1")[2]
+    assert "must be in (0, 1), got 1.5" in assay("predict", "photos", "--false-alarm-rate", "1.5")[2]
