@@ -51,10 +51,17 @@ models:
   padim:
     detector: density.padim
     channels: 5
+  stfpm:
+    detector: distillation.stfpm
+    backbone: tf_efficientnet_lite0
+    steps: 2
+    batch_size: 4
   trivial:
     rows:
       mean-image:
         detector: trivial.mean_image
+      brightness:
+        detector: trivial.brightness
       random-score:
         detector: trivial.random_score
 runs:
@@ -62,18 +69,21 @@ runs:
     dataset: tiny
     model: patchcore
     encoder: net
+    pixels: pixels
     code: stages/detectors/memory_bank/patchcore.py
     maths: stages/detectors/memory_bank/maths
   tiny-padim:
     dataset: tiny
     model: padim
     encoder: net
+    pixels: pixels
     code: stages/detectors/density/padim.py
     maths: stages/detectors/density/maths
   tiny-trivial:
     dataset: tiny
     model: trivial
     encoder: pixels
+    pixels: pixels
     code: stages/detectors/trivial
     maths: stages/detectors/trivial
 """

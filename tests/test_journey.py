@@ -1,4 +1,5 @@
-"""A newcomer with a folder of good and bad photos, and nothing but the commands of README's "Your own images"."""
+"""A newcomer with a folder of good and bad photos, and nothing but the commands of README's "Your own images"; then every command of docs/, in the
+same project: a block that is fenced as `sh` or `python` is run as it stands."""
 
 import json
 import re
@@ -30,8 +31,24 @@ def take_photos(folder, good: int = 20, bad: int = 5) -> None:
 
 def commands() -> list[list[str]]:
     section = (ROOT / "README.md").read_text().split("## Your own images\n", 1)[1].split("\n## ", 1)[0]
-    block = re.search(r"```\n(.*?)```", section, re.DOTALL).group(1)
+    return lines_of(re.search(r"```\n(.*?)```", section, re.DOTALL).group(1))
+
+
+def lines_of(block: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in block.splitlines() if line.strip()]
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The language and the text of every block of a page that is meant to be run, in order."""
+    return re.findall(r"```(sh|python)\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+
+
+def execute(project, command: list[str]):
+    """`assay` is this checkout's."""
+    done = run(project, *(["python", "-m", "stages.serving.cli", *command[1:]] if command[0] == "assay" else command))
+    may_fail = command[:2] == ["assay", "doctor"]  # this machine may have too little memory, or no git
+    assert done.returncode == 0 or may_fail, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +67,8 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def said(project) -> dict[str, str]:
-    """What each command of README printed; `assay` is this checkout's."""
-    printed = {}
-    for command in commands():
-        name = " ".join(command[:2])
-        done = run(project, *(["python", "-m", "stages.serving.cli", *command[1:]] if command[0] == "assay" else command))
-        assert done.returncode == 0 or name == "assay doctor", f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        printed[name] = done.stdout
-    return printed
+    """What each command of README printed."""
+    return {" ".join(command[:2]): execute(project, command) for command in commands()}
 
 
 def test_the_newcomers_way_is_doctor_check_add_repro_leaderboard_predict():
@@ -90,3 +101,35 @@ def test_a_new_bad_part_is_called_bad_and_a_new_good_one_good(said, project):
 def test_nothing_is_left_to_do(said, project):
     done = run(project, "dvc", "repro")
     assert done.returncode == 0 and "Running stage" not in done.stdout, done.stdout
+
+
+def test_getting_started_has_the_commands_of_readme():
+    shell = [command for language, block in blocks("getting_started.md") if language == "sh" for command in lines_of(block)]
+    assert shell == commands()
+
+
+@pytest.mark.parametrize("page", ["getting_started.md", "training.md", "inference.md", "thresholds.md", "offline.md"])
+def test_every_block_of_the_docs_runs_as_it_stands(said, project, committed, page):
+    found = blocks(page)
+    assert found
+    for language, block in found:
+        if language == "python":
+            assert execute(project, ["python", "-c", block])
+            continue
+        for command in lines_of(block):
+            if command not in commands():  # those have been run
+                execute(project, command)
+
+
+@pytest.fixture(scope="module")
+def committed(said, project):
+    """An experiment needs a commit to compare with."""
+    for name, value in (("user.name", "newcomer"), ("user.email", "newcomer@example.org")):
+        assert run(project, "git", "config", name, value).returncode == 0
+    assert run(project, "git", "add", ".").returncode == 0
+    assert run(project, "git", "commit", "-qm", "First run").returncode == 0
+
+
+def test_no_page_has_a_block_that_is_run_nowhere():
+    run_here = {"getting_started.md", "training.md", "inference.md", "thresholds.md", "offline.md"}
+    assert {path.name for path in (ROOT / "docs").glob("*.md") if blocks(path.name)} == run_here
