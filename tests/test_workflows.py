@@ -87,6 +87,7 @@ def stub_make(tmp_path) -> Path:
     make = folder / "make"
     make.write_text('#!/bin/sh\necho "$@" >> "$CALLS"\ncase "$*" in *"${FAIL:-nothing}"*) exit 2;; esac\n')
     make.chmod(make.stat().st_mode | stat.S_IEXEC)
+    shutil.copy(make, folder / "chromium")  # a browser is here, so none is installed
     return folder
 
 
@@ -117,6 +118,19 @@ def test_ci_runs_both_suites_in_an_environment_outside_the_clone_keyed_by_the_lo
 
     (clone / "requirements.lock").write_text("numpy==2.4.6\n")
     assert run_ci(clone, stub_make)[1][0] != f"venv {venv}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="packages of Debian")
+@pytest.mark.parametrize("user", [0, 1000])
+def test_ci_installs_a_browser_where_there_is_none_and_it_may(clone, stub_make, user):
+    (stub_make / "chromium").unlink()
+    shutil.copy(stub_make / "make", stub_make / "apt-get")
+    (stub_make / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (stub_make / "id").chmod(0o755)
+    for tool in ("bash", "sh", "python3", "find", "touch", "mkdir", "dirname", "rm"):
+        (stub_make / tool).symlink_to(shutil.which(tool))
+    code, calls, _ = run_ci(clone, stub_make, PATH=str(stub_make))
+    assert code == 0 and [call for call in calls if "chromium" in call] == ([] if user else ["-qq install -y --no-install-recommends chromium"])
 
 
 @pytest.mark.parametrize("failing", ["venv VENV", "test test-slow"])
