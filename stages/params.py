@@ -75,11 +75,16 @@ class Extract(Section):
 
 
 class RunEntry(Section):
-    """One model on one data set. `code` and `maths` are the files that DVC watches for it (the same path twice where there is one)."""
+    """One model on one data set.
+
+    pixels: the encoder of kind pixels that `encoder` reads, or is. code, maths: the files of the model (the same path twice where there is
+    one). All three are there for DVC to watch.
+    """
 
     dataset: str
     model: str
     encoder: str
+    pixels: str = "pixels"
     code: str
     maths: str
     seeds: list[int] | None = Field(default=None, min_length=1)  # those of the protocol by default

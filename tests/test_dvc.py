@@ -46,6 +46,7 @@ ENTRY = """\
     dataset: tiny
     model: peak
     encoder: net
+    pixels: pixels
     code: stages/detectors/density/peak.py
     maths: stages/detectors/density/peak.py
 """
