@@ -1,6 +1,7 @@
 """`assay add DIR`: one folder of images becomes entries in params.yaml, and deps of the stages that look at every data set in dvc.yaml.
 
-A new data set is treated as one that is already there: same encoders, same models, same seeds. Comments and order of the files stay.
+A new data set is treated as one that is already there: same encoders, same models, same seeds; named configurations (`assay models list`) can be
+asked for as well, here or later with `assay models add`. Comments and order of the files stay.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from stages import io, params
 from stages.datasets.check import layout_of
+from stages.detectors import zoo
 from stages.params import Params, ParamsError, nearest
 
 DVC = Path("dvc.yaml")
@@ -29,24 +31,81 @@ class Added(NamedTuple):
     deps: dict[str, list[str]]  # stage of dvc.yaml -> deps it was given
 
 
-def add(directory: Path, name: str | None = None, adapter: str | None = None, models: Sequence[str] = ()) -> Added:
-    """Write the entries. name: of the folder by default. models: all that are in use by default.
+def add(
+    directory: Path, name: str | None = None, adapter: str | None = None, models: Sequence[str] = (), schedule: zoo.Schedule = "full"
+) -> Added:
+    """Write the entries. name: of the folder by default. models: all that are in use by default. schedule: of named configurations.
 
     Raises ParamsError for a name that is taken or cannot be one, for an unknown model; DataError where no layout fits. Then nothing is written.
     """
     settings = params.load()
     name = _checked_name(settings, name, directory)
     adapter = adapter or layout_of(directory)
-    runs = _templates(settings, models)
+    named = [model for model in models if model not in settings.models and model in [*zoo.names(), *zoo.aliases()]]
+    runs = _templates(settings, [model for model in models if model not in named]) if len(named) < len(models) or not models else {}
     source = _source(directory)
+    content = _yaml().load(params.PATH.read_text(encoding="utf-8"))
+    sections: dict[str, dict[str, Any]] = {
+        "datasets": {name: {"adapter": adapter, "source": source}},
+        "extracts": {f"{name}-{key}": _renamed(content["extracts"][known], name) for key, known in _needed_extracts(settings, runs).items()},
+        "runs": {f"{name}-{model}": _renamed(content["runs"][known], name) for model, known in runs.items()},
+    }
+    for model in named:
+        _merge(sections, _configuration(settings, name, model, schedule))
+    _write(sections)
+    return Added(name, adapter, source, list(sections["extracts"]), list(sections["runs"]), _add_deps(settings, name))
+
+
+def add_models(dataset: str, models: Sequence[str], schedule: zoo.Schedule = "full") -> list[str]:
+    """Write runs of named configurations on a data set that params.yaml has, with the encoders that they need. Returns the names of the runs."""
+    settings = params.load()
+    settings.entry("datasets", dataset)
+    sections: dict[str, dict[str, Any]] = {"runs": {}}
+    for model in models:
+        _merge(sections, _configuration(settings, dataset, model, schedule))
+    _write(sections)
+    return list(sections["runs"])
+
+
+def _configuration(settings: Params, dataset: str, name: str, schedule: zoo.Schedule) -> dict[str, dict[str, Any]]:
+    """By section, the entries that one configuration needs on one data set, without those that are there already."""
+    name, configuration = zoo.find(name)
+    if f"{dataset}-{name}" in settings.runs or name in settings.models:
+        raise ParamsError(f"{params.PATH} has a model or run of the name {name!r} already. Rename it there first: models are told apart by name")
+    entries = zoo.entries(name, schedule)
+    encoder = entries.pixels_name if entries.encoder["kind"] == zoo.PIXELS else entries.encoder_name
+    code = f"stages/detectors/{configuration.detector.replace('.', '/')}.py"
+    maths = f"stages/detectors/{configuration.detector.split('.')[0]}/maths"
+    encoders = {entries.pixels_name: entries.pixels, encoder: entries.encoder}
+    reads = {entries.pixels_name: f"data/{dataset}/samples.parquet"} | {encoder: f"features/{dataset}/{entries.pixels_name}"}
+    reads[entries.pixels_name] = f"data/{dataset}/samples.parquet"
+    extracts = {
+        f"{dataset}-{one}": {"dataset": dataset, "encoder": one, "reads": reads[one], "code": f"stages/encoders/{encoders[one]['kind']}.py"}
+        for one in encoders
+    }
+    run = {
+        "dataset": dataset, "model": name, "encoder": encoder, "pixels": entries.pixels_name, "code": code,
+        "maths": maths if (Path(__file__).parents[2] / maths).is_dir() else code,
+    }  # fmt: skip
+    return {
+        "encoders": {one: entry for one, entry in encoders.items() if one not in settings.encoders},
+        "extracts": {one: entry for one, entry in extracts.items() if one not in settings.extracts},
+        "models": {name: entries.model},
+        "runs": {f"{dataset}-{name}": run},
+    }
+
+
+def _merge(sections: dict[str, dict[str, Any]], more: dict[str, dict[str, Any]]) -> None:
+    for section, entries in more.items():
+        sections.setdefault(section, {}).update(entries)
+
+
+def _write(sections: dict[str, dict[str, Any]]) -> None:
     text = params.PATH.read_text(encoding="utf-8")
-    content = _yaml().load(text)
-    extracts = {f"{name}-{key}": _renamed(content["extracts"][known], name) for key, known in _needed_extracts(settings, runs).items()}
-    new_runs = {f"{name}-{model}": _renamed(content["runs"][known], name) for model, known in runs.items()}
-    for section, entries in (("datasets", {name: {"adapter": adapter, "source": source}}), ("extracts", extracts), ("runs", new_runs)):
-        text = _with_entries(text, section, entries)
+    for section, entries in sections.items():
+        if entries:
+            text = _with_entries(text, section, entries)
     io.write_text(params.PATH, text)
-    return Added(name, adapter, source, list(extracts), list(new_runs), _add_deps(settings, name))
 
 
 def render(added: Added) -> str:
@@ -82,7 +141,7 @@ def _templates(settings: Params, models: Sequence[str]) -> dict[str, str]:
         known.setdefault(entry.model, run)
     for model in models:
         if model not in known:
-            raise ParamsError(f"no run of {params.PATH} uses a model {model!r}{nearest(model, known)}")
+            raise ParamsError(f"no run of {params.PATH} uses a model {model!r}{nearest(model, [*known, *zoo.names(), *zoo.aliases()])}")
     return {model: run for model, run in known.items() if not models or model in models}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages import errors, io, params
+from stages.detectors.zoo import Schedule
 from stages.serving import outputs, verbs, workspace
 from stages.serving.predict import Verdict
 from stages.serving.workspace import Overrides, Settings, Workspace
@@ -69,16 +70,18 @@ def train(
     batch_size: int | None = None,
     img_size: int | None = None,
     normalize: bool | None = None,
+    schedule: Schedule = "full",
 ) -> list[Trained]:
     """Fit and judge models: one or several data sets, one, several or "all" categories, one or several models of `models()`.
 
     num_epochs, batch_size: of models that learn in epochs. img_size: pixels of a side. normalize: False only for models that learn from pixels.
+    schedule: full (the paper's), quick or cpu, of named configurations; a model of params.yaml is taken as it stands there.
     Raises ParamsError for an unknown name, StageFailed where a verb fails. A model that cannot be had (weights absent) is a result with `refused`.
     """
     asked, done = Overrides(num_epochs, batch_size, img_size, normalize), []
     for dataset in _listed(dataset_type):
         categories = None if category == ALL else _listed(category)
-        space = workspace.make(_settings, dataset, categories, _listed(model_type), asked)
+        space = workspace.make(_settings, dataset, categories, _listed(model_type), asked, schedule)
         _prepare(space)
         done += [_fit(space, run) for run in space.runs]
     return done
@@ -92,15 +95,16 @@ def train_models(
     batch_size: int | None = None,
     img_size: int | None = None,
     normalize: bool | None = None,
+    schedule: Schedule = "full",
 ) -> list[Trained]:
-    """`train` for several models, or "all" that params.yaml has."""
-    wanted = list(workspace.registry()) if models == ALL else models
-    return train(dataset_type, categories, wanted, num_epochs, batch_size, img_size, normalize)
+    """`train` for several models, or "all" of `models()`."""
+    wanted = workspace.registry() if models == ALL else models
+    return train(dataset_type, categories, wanted, num_epochs, batch_size, img_size, normalize, schedule)
 
 
 def models() -> list[str]:
-    """The names of all models."""
-    return list(workspace.registry())
+    """The names of all models: those of params.yaml, then the named configurations (`assay models list`)."""
+    return workspace.registry()
 
 
 def predict(

@@ -20,7 +20,9 @@ from stages.serving.terminal import as_text, show
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
 data = typer.Typer(no_args_is_help=True, help="Look at data before it is used.")
 weights = typer.Typer(no_args_is_help=True, help="Where pretrained weights lie, and how to bring missing ones across an air gap.")
+models = typer.Typer(no_args_is_help=True, help="The named configurations of all detectors.")
 app.add_typer(data, name="data")
+app.add_typer(models, name="models")
 app.add_typer(weights, name="weights")
 
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
@@ -28,6 +30,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 Names = Annotated[list[str] | None, typer.Argument(help="Names of data sets, or of runs, as params.yaml has them.", show_default=False)]
 Layout = Annotated[str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")]
 Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
+
+
+Schedule = Annotated[str, typer.Option(help="Of a named configuration: full (the paper's), quick, or cpu (small, on what is built in).")]
 
 
 @app.command()
@@ -64,13 +69,16 @@ def add_data(
     directory: Annotated[Path, typer.Argument(help="The folder that holds the images, or a CSV file.")],
     name: Annotated[str | None, typer.Option(help="What to call the data set; the folder's name by default.")] = None,
     adapter: Layout = None,
-    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be given more than once.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only this model, of params.yaml or of `assay models list`; may be given more than once.")
+    ] = None,
+    schedule: Schedule = "full",
     as_json: Json = False,
 ) -> None:
     """Write a data set of your own into params.yaml and dvc.yaml, then say what to do next. Comments in the files stay."""
     from stages.serving import add
 
-    added = add.add(directory, name, adapter, model or ())
+    added = add.add(directory, name, adapter, model or (), schedule)
     typer.echo(as_text(added._asdict()) if as_json else add.render(added))
 
 
@@ -143,6 +151,38 @@ def predict(
     if as_json:
         typer.echo(as_text([verdict._asdict() for verdict in verdicts]))
     raise typer.Exit(errors.MENDABLE if any(verdict.verdict == serve.UNREADABLE for verdict in verdicts) else errors.OK)
+
+
+@models.command("list")
+def models_list(backbones: Folder = None, as_json: Json = False) -> None:
+    """Every named configuration: backbone, size, schedules (epochs x batch), weights and whether they are here."""
+    from stages.serving import models as known
+
+    found = known.listed(_backbones(backbones))
+    show(found if as_json else known.as_rows(found), as_json, ("name", "category", "backbone", "size", "full", "quick", "weights", "paper"))
+
+
+@models.command("add")
+def models_add(
+    names: Annotated[list[str], typer.Argument(help="Configurations or aliases, as `assay models list` has them.")],
+    dataset: Annotated[str, typer.Option(help="The data set of params.yaml to run them on.")],
+    schedule: Schedule = "full",
+    as_json: Json = False,
+) -> None:
+    """Write runs of named configurations into params.yaml, with the encoders that they need. `dvc repro` runs them."""
+    from stages.serving import add
+
+    added = add.add_models(dataset, names, schedule)
+    typer.echo(as_text({"runs": added}) if as_json else "\n".join(["added to params.yaml:", *(f"  {run}" for run in added), "next: dvc repro"]))
+
+
+@models.command("show")
+def models_show(name: Annotated[str, typer.Argument(help="A configuration or an alias.")], backbones: Folder = None) -> None:
+    """All of one configuration, and the entries of params.yaml that it stands for."""
+    from stages.detectors import zoo
+    from stages.serving import models as known
+
+    typer.echo(as_text({**known.described(name, _backbones(backbones)), "entries": zoo.entries(name)._asdict()}))
 
 
 @weights.command("list")

@@ -15,7 +15,6 @@ import numpy as np
 from stages import io
 from stages.datasets.samples import manifest_samples
 
-
 VERDICTS = Path("metrics/report/verdicts.json")  # {data set: the model that the report recommends, or null}
 
 

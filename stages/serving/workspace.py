@@ -16,6 +16,7 @@ import stages
 from stages import detectors, io, params
 from stages.datasets import adapters
 from stages.datasets.check import layout_of
+from stages.detectors import zoo
 from stages.params import ParamsError, nearest
 
 CODE = Path(stages.__file__).parent
@@ -53,41 +54,101 @@ def home(settings: Settings) -> Path:
     return (settings.output_dir or Path()) / ".assay" / "projects"
 
 
-def make(settings: Settings, dataset: str, categories: Sequence[str] | None, models: Sequence[str], asked: Overrides) -> Workspace:
+def make(
+    settings: Settings, dataset: str, categories: Sequence[str] | None, models: Sequence[str], asked: Overrides, schedule: zoo.Schedule = "full"
+) -> Workspace:
     """Write the params.yaml of the workspace; what other models were asked for in it before stays there.
 
-    categories: None for all. Raises ParamsError with the nearest name where data set or model is unknown.
+    categories: None for all. schedule: of models that are named configurations; those of params.yaml have their own.
+    Raises ParamsError with the nearest name where data set or model is unknown.
     """
     template, root = _template()
-    entries = {model: _with_overrides(model, entry, asked) for model, entry in _chosen(registry(template), models).items()}
+    plans = {model: _plan(template, model, schedule, asked) for model in _known(template, models)}
     content = _shared(template, root, settings, dataset, categories, asked.img_size)
     shared = {section: content[section] for section in ("datasets", "encoders", "protocol", "features", "backbones")}
     files = [_fingerprint(path) for path in (Path(content["datasets"][dataset]["source"]), CODE)]
     folder = home(settings) / io.content_hash([shared, files])[:16]
-    encoder_of = {model: _encoder(template, model, entry) for model, entry in entries.items()}
-    pixels = next(name for name, entry in template["encoders"].items() if entry["kind"] == "pixels")
-    for encoder in {pixels: None} | dict.fromkeys(encoder_of.values()):
-        _require_normalize(content["encoders"][encoder], encoder, asked.normalize)
-        content["extracts"][f"{dataset}-{encoder}"] = _extract(dataset, encoder, pixels, content["encoders"][encoder]["kind"])
-    for model, entry in entries.items():
-        content["models"][model] = entry
-        content["runs"][f"{dataset}-{model}"] = _run(dataset, model, encoder_of[model], entry["detector"])
+    extracts: dict[str, str] = {}  # encoder -> what it reads; pixels first
+    for plan in plans.values():
+        content["encoders"] |= {plan.pixels: plan.pixels_entry, plan.encoder: plan.encoder_entry}
+        extracts = {plan.pixels: f"data/{dataset}/samples.parquet"} | extracts
+    for plan in plans.values():
+        _require_normalize(plan.encoder_entry, plan.encoder, asked.normalize)
+        extracts.setdefault(plan.encoder, f"features/{dataset}/{plan.pixels}")
+    for encoder, reads in extracts.items():
+        code = (CODE / "encoders" / f"{content['encoders'][encoder]['kind']}.py").as_posix()
+        content["extracts"][f"{dataset}-{encoder}"] = {"dataset": dataset, "encoder": encoder, "reads": reads, "code": code}
+    for model, plan in plans.items():
+        content["models"][model] = plan.entry
+        content["runs"][f"{dataset}-{model}"] = _run(dataset, model, plan)
     _write(folder / params.PATH, content)
-    wanted = list(dict.fromkeys([pixels, *encoder_of.values()]))
-    return Workspace(folder, dataset, wanted, {f"{dataset}-{model}": model for model in entries})
+    return Workspace(folder, dataset, list(extracts), {f"{dataset}-{model}": model for model in plans})
 
 
-def registry(template: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    """Every model by name: the entries of params.yaml, rows of groups on their own, then each further detector with its paper's defaults."""
-    template = template or _template()[0]
-    known: dict[str, dict[str, Any]] = {}
+class Plan(NamedTuple):
+    """One model with its encoder, as entries of params.yaml."""
+
+    entry: dict[str, Any]
+    encoder: str
+    encoder_entry: dict[str, Any]
+    pixels: str
+    pixels_entry: dict[str, Any]
+
+
+def registry(template: dict[str, Any] | None = None) -> list[str]:
+    """Every model by name: the entries of params.yaml, rows of groups on their own, then the named configurations, then any other detector."""
+    own = _own_entries(template or _template()[0])
+    used = {entry["detector"] for entry in own.values()} | set(zoo.zoo().methods)
+    others = [_plain_name(detector) for detector in detectors.known() if detector not in used]
+    return list(dict.fromkeys([*own, *zoo.names(), *others]))
+
+
+def _own_entries(template: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     for name, entry in template["models"].items():
-        known |= entry["rows"] if "rows" in entry else {name: entry}
-    used = {entry["detector"] for entry in known.values()}
-    for detector in detectors.known():
-        if detector not in used:
-            known.setdefault(detector.split(".")[1].replace("_", "-"), {"detector": detector})
-    return known
+        found |= entry["rows"] if "rows" in entry else {name: entry}
+    return found
+
+
+def _plain_name(detector: str) -> str:
+    return detector.split(".")[1].replace("_", "-")
+
+
+def _known(template: dict[str, Any], models: Sequence[str]) -> Sequence[str]:
+    known = [*registry(template), *zoo.aliases()]
+    for model in models:
+        if model not in known:
+            raise ParamsError(f"no model {model!r}{nearest(model, known)}")
+    return models
+
+
+def _plan(template: dict[str, Any], model: str, schedule: zoo.Schedule, asked: Overrides) -> Plan:
+    """A name of params.yaml is the project's own model, whatever the zoo calls by that name."""
+    own = _own_entries(template)
+    if model not in own and model in [*zoo.names(), *zoo.aliases()]:
+        entries = zoo.entries(model, schedule)
+        encoder, size = _resized(entries.encoder, asked.img_size), asked.img_size or entries.encoder["image_size"]
+        own_pixels = entries.encoder["kind"] == zoo.PIXELS
+        pixels = zoo.pixels_name(size)
+        return Plan(
+            _with_overrides(model, entries.model, asked), pixels if own_pixels else entries.encoder_name, encoder,
+            pixels, {"kind": zoo.PIXELS, "image_size": size},
+        )  # fmt: skip
+    entry = own.get(model) or {"detector": next(name for name in detectors.known() if _plain_name(name) == model)}
+    encoder = _encoder(template, model, entry)
+    pixels = next(name for name, entry in template["encoders"].items() if entry["kind"] == zoo.PIXELS)
+    known = template["encoders"]
+    return Plan(
+        _with_overrides(model, entry, asked), encoder, _resized(known[encoder], asked.img_size), pixels, _resized(known[pixels], asked.img_size)
+    )
+
+
+def _resized(encoder: dict[str, Any], image_size: int | None) -> dict[str, Any]:
+    """The entry for another size of the image; the parts of a composite keep their share of it."""
+    if image_size is None:
+        return dict(encoder)
+    parts = {name: _resized(part, part["image_size"] * image_size // encoder["image_size"]) for name, part in encoder.get("parts", {}).items()}
+    return encoder | {"image_size": image_size} | ({"parts": parts} if parts else {})
 
 
 def _template() -> tuple[dict[str, Any], Path]:
@@ -99,13 +160,6 @@ def _template() -> tuple[dict[str, Any], Path]:
     return YAML(typ="safe").load(path), path.resolve().parent
 
 
-def _chosen(known: dict[str, dict[str, Any]], models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    for model in models:
-        if model not in known:
-            raise ParamsError(f"no model {model!r}{nearest(model, known)}")
-    return {model: known[model] for model in models}
-
-
 def _shared(
     template: dict[str, Any], root: Path, settings: Settings, dataset: str, categories: Sequence[str] | None, img_size: int | None
 ) -> dict[str, Any]:
@@ -115,7 +169,7 @@ def _shared(
     backbones = settings.backbone_dir or root / template["backbones"]
     return template | {
         "datasets": {dataset: entry},
-        "encoders": {name: encoder | ({"image_size": img_size} if img_size else {}) for name, encoder in template["encoders"].items()},
+        "encoders": {name: _resized(encoder, img_size) for name, encoder in template["encoders"].items()},
         "extracts": {},
         "models": {},
         "runs": {},
@@ -183,14 +237,9 @@ def _encoder(template: dict[str, Any], model: str, entry: dict[str, Any]) -> str
     raise ParamsError(f"{model} needs {wanted}, which no encoder of params.yaml gives. Add an entry under encoders that has these layers")
 
 
-def _extract(dataset: str, encoder: str, pixels: str, kind: str) -> dict[str, str]:
-    reads = f"data/{dataset}/samples.parquet" if encoder == pixels else f"features/{dataset}/{pixels}"
-    return {"dataset": dataset, "encoder": encoder, "reads": reads, "code": (CODE / "encoders" / f"{kind}.py").as_posix()}
-
-
-def _run(dataset: str, model: str, encoder: str, detector: str) -> dict[str, str]:
-    code = (CODE / "detectors" / f"{detector.replace('.', '/')}.py").as_posix()
-    return {"dataset": dataset, "model": model, "encoder": encoder, "code": code, "maths": code}
+def _run(dataset: str, model: str, plan: Plan) -> dict[str, str]:
+    code = (CODE / "detectors" / f"{plan.entry['detector'].replace('.', '/')}.py").as_posix()
+    return {"dataset": dataset, "model": model, "encoder": plan.encoder, "pixels": plan.pixels, "code": code, "maths": code}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -200,7 +249,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
     if path.is_file():
         before = YAML(typ="safe").load(path)
-        content |= {section: before[section] | content[section] for section in ("extracts", "models", "runs")}
+        content |= {section: before[section] | content[section] for section in ("encoders", "extracts", "models", "runs")}
     text = streams.StringIO()
     YAML(typ="safe").dump(content, text)
     io.write_text(path, text.getvalue())

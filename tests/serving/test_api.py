@@ -16,7 +16,7 @@ def test_the_signatures_are_those_that_scripts_call():
     ]  # fmt: skip
     assert [parameters[name].default for name in list(parameters)[3:]] == [42, 8, True, True, True]
     assert list(inspect.signature(api.train).parameters) == [
-        "dataset_type", "category", "model_type", "num_epochs", "batch_size", "img_size", "normalize",
+        "dataset_type", "category", "model_type", "num_epochs", "batch_size", "img_size", "normalize", "schedule",
     ]  # fmt: skip
     assert list(inspect.signature(api.train_models).parameters)[:3] == ["dataset_type", "categories", "models"]
 
@@ -49,8 +49,9 @@ def test_training_from_python_is_the_pipeline_and_writes_the_trees(project, tmp_
     assert (patchcore.outputs[0] / "model_bottles_bottle_patchcore_epochs-1.pth").is_file()
     assert (tmp_path / "results/bottles/mean-image/assay/bottle/metrics.csv").is_file()
     # the same by hand, verb by verb
-    for verb in (["prepare", "bottles"], ["extract", "bottles", "pixels"], ["manifest", "bottles"], ["train", "bottles-mean-image"], ["evaluate", "bottles-mean-image"]):
-        done = run(patchcore.project, "python", "-m", f"stages.{verb[0]}", *verb[1:])
+    for line in ("prepare bottles", "extract bottles pixels", "manifest bottles", "train bottles-mean-image", "evaluate bottles-mean-image"):
+        verb, *arguments = line.split()
+        done = run(patchcore.project, "python", "-m", f"stages.{verb}", *arguments)
         assert done.returncode == 0, done.stderr
     again = json.loads((patchcore.project / "metrics/bottles/mean-image.json").read_text())
     assert again["categories"] == brightness.metrics

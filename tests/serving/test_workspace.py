@@ -74,14 +74,30 @@ def test_other_images_splits_or_sizes_start_afresh(settings):
     assert folder(batch_size=2) == others[-1] == folder(settings._replace(num_workers=1))
 
 
-def test_rows_of_groups_and_detectors_without_an_entry_are_models_too(settings, monkeypatch):
-    from stages import detectors
+def test_rows_of_groups_configurations_and_detectors_without_either_are_models_too(settings, monkeypatch):
+    from stages.detectors import zoo
 
-    assert {"patchcore", "padim", "stfpm", "mean-image", "random-score"} <= set(registry()) and "trivial" not in registry()
+    assert {"patchcore", "padim", "stfpm", "mean-image", "random-score", *zoo.names()} == set(registry())
     template, _ = workspace._template()
-    del template["models"]["padim"]
-    assert registry(template)["padim"] == {"detector": "density.padim"}  # found in its folder, as any new one will be
-    assert set(detectors.known()) <= {entry["detector"] for entry in registry().values()}
+    template["models"]["trivial"]["rows"].pop("brightness")
+    assert registry(template)[-1] == "brightness"  # found in its folder, as any new one will be
+
+
+def test_a_configuration_brings_its_encoder_and_the_pixels_that_it_reads(settings):
+    space = make(settings, "bottles", None, ["cflow-resnet18", "autoencoder", "padim"], Overrides(), "cpu")
+    found = params.load(space.folder / "params.yaml")
+    assert sorted(space.extracts[:2]) == ["pixels", "pixels-128"] and sorted(space.extracts[2:]) == ["lite0", "lite0-128"]
+    run = found.runs["bottles-cflow-resnet18"]
+    assert (run.encoder, run.pixels, found.extracts["bottles-lite0-128"].reads) == ("lite0-128", "pixels-128", "features/bottles/pixels-128")
+    assert found.runs["bottles-autoencoder"].encoder == "pixels-128" and found.runs["bottles-padim"].encoder == "lite0"
+    assert found.rows("cflow-resnet18")["cflow-resnet18"].label == "cpu" and found.rows("padim")["padim"].label == ""
+
+
+def test_another_image_size_reaches_every_part_of_a_configuration_s_encoder(settings):
+    found = params.load(make(settings, "bottles", None, ["uflow"], Overrides(img_size=224)).folder / "params.yaml")
+    parts = found.encoders["mcait-448"].options["parts"]
+    assert found.encoders["mcait-448"].image_size == 224 and {name: part["image_size"] for name, part in parts.items()} == {"m48": 224, "s24": 112}
+    assert found.runs["bottles-uflow"].pixels == "pixels-224" and found.encoders["pixels-224"].image_size == 224
 
 
 def test_a_model_that_no_run_uses_gets_the_first_encoder_that_fits(settings):

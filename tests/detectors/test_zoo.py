@@ -1,0 +1,65 @@
+"""The table of configurations: exactly those that were asked for, each of which can be built, with every schedule."""
+
+import pytest
+
+from stages import detectors
+from stages.detectors import zoo
+from stages.params import ParamsError
+
+NAMES = """padim padim-resnet18 patchcore patchcore-resnet18 patchcore-320 dfkde dfkde-resnet18 cflow-resnet18 cflow-resnet50 fastflow-resnet50 fastflow-cait
+fastflow-deit csflow csflow-768 uflow-resnet50 uflow-mcait stfpm stfpm-resnet18 fre fre-wide-resnet50 reverse-distillation reverse-distillation-resnet18
+efficientad-small efficientad-medium autoencoder ganomaly draem dsr dfm dfm-resnet18 cfa cfa-resnet18 dinomaly-small-224 dinomaly-small-392
+dinomaly-small-448 dinomaly-base-224 dinomaly-base-392 dinomaly-base-448 dinomaly-large-224 dinomaly-large-392 dinomaly-large-448 supersimplenet
+supersimplenet-supervised uninet""".split()
+
+
+def test_the_forty_four_configurations_are_there_in_order():
+    assert len(NAMES) == 44 and zoo.names() == NAMES
+
+
+def test_the_twenty_detectors_are_methods_of_the_six_categories():
+    methods = zoo.zoo().methods
+    assert len(methods) == 20 and set(methods) == {name for name in detectors.known() if not name.startswith("trivial.")}
+    assert {method.category for method in methods.values()} == {"memory", "flow", "distillation", "reconstruction", "adaptation", "foundation"}
+    assert {configuration.detector for configuration in zoo.zoo().configurations.values()} == set(methods)
+
+
+def test_aliases_lead_to_one_configuration_and_are_not_counted():
+    known = zoo.aliases()
+    assert {name: known[name] for name in ("cflow", "efficientad", "fastflow", "uflow", "dinomaly")} == {
+        "cflow": "cflow-resnet50", "efficientad": "efficientad-small", "fastflow": "fastflow-resnet50", "uflow": "uflow-mcait",
+        "dinomaly": "dinomaly-base-392",
+    }  # fmt: skip
+    assert zoo.find("fastflow-wide-resnet50")[0] == "fastflow-resnet50" and not set(known) & set(NAMES)
+    with pytest.raises(ParamsError, match="did you mean 'cflow-resnet18'"):
+        zoo.find("cflow-resnet-18")
+
+
+@pytest.mark.parametrize("schedule", zoo.SCHEDULES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_schedule_builds_a_detector_whose_encoder_gives_its_layers(name, schedule):
+    entries = zoo.entries(name, schedule)
+    options = {key: value for key, value in entries.model.items() if key not in ("detector", "label")}
+    needs = detectors.build(entries.model["detector"], options, at=("models", name)).needs
+    given = entries.encoder.get("layers", [f"{part}.{layer}" for part, one in entries.encoder.get("parts", {}).items() for layer in one["layers"]])
+    assert set(needs.layers) <= set(given)
+    if needs.backbone is not None:
+        assert needs.backbone.split(".")[0] == entries.encoder["backbone"]
+    assert entries.pixels == {"kind": "pixels", "image_size": entries.encoder["image_size"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cpu_schedule_is_small_and_needs_nothing_that_is_not_built_in(name):
+    entries = zoo.entries(name, "cpu")
+    assert entries.encoder["image_size"] <= 128 and zoo.weights_of(entries.encoder) in ([], ["efficientnet-lite0"])
+    assert entries.model["label"] == "cpu" and entries.model.get("steps", 0) <= 300
+    learns_in_steps = "steps" in detectors.load(entries.model["detector"]).__init__.__kwdefaults__
+    assert learns_in_steps == ("steps" in entries.model)
+
+
+def test_the_seed_s_figures_are_those_of_quick():
+    """A few rows of the table that the configurations come from."""
+    for name, epochs, batch_size in (("stfpm", 50, 16), ("cflow-resnet18", 10, 4), ("dinomaly-large-448", 10, 4), ("draem", 10, 8), ("uninet", 20, 4)):
+        model = zoo.entries(name, "quick").model
+        assert (model["epochs"], model["batch_size"], model["label"]) == (epochs, batch_size, "quick"), name
+    assert zoo.entries("padim", "quick").model == zoo.entries("padim").model  # one pass has nothing to shorten
