@@ -28,6 +28,7 @@ class Method(Section):
     title: str
     category: Category
     paper: str
+    formula: str
     cpu: dict[str, Any] = {}
 
 

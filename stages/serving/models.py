@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,15 @@ from stages import detectors
 from stages.detectors import zoo
 from stages.encoders import weights
 
+CATEGORIES = ("memory", "flow", "distillation", "reconstruction", "adaptation", "foundation")
+HEAD = """\
+# Models
+
+Twenty detectors in forty-four named configurations, beside the trivial baselines (`mean-image`, `brightness`, `local-contrast`, `random-score`) that
+any of them must beat. `assay models list` prints the configurations with the state of their weights, `assay models add NAME --dataset D` writes one
+into `params.yaml`; `--schedule quick` is a smoke run, `--schedule cpu` the smallest one, on the encoder that is built in. Figures of all twenty:
+[results](results.md). Sections are made from the heads of the files, which say every deviation from the paper. Schedules are epochs x batch.
+"""
 SCHEDULE = ("epochs", "steps", "batch_size", "learning_rate", "patience")
 
 
@@ -90,6 +100,46 @@ def as_rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for one in found
     ]
+
+
+def page() -> str:
+    """docs/models.md: a section for each method, made of its file's head, its formula and its configurations."""
+    known, parts = zoo.zoo(), [HEAD]
+    for detector, method in sorted(known.methods.items(), key=lambda item: (CATEGORIES.index(item[1].category), item[1].title)):
+        idea, deviations = _head_of(detector)
+        rows = [_row(name) for name, one in known.configurations.items() if one.detector == detector]
+        file = f"stages/detectors/{detector.replace('.', '/')}.py"
+        parts.append(
+            "\n".join([
+                f"## {method.title}", "", idea, "", f"    {method.formula}", "", f"Category {method.category}; {method.paper}; [{file}](../{file})", "",
+                *([deviations, ""] if deviations else []),
+                "| configuration | backbone | px | full | quick | |", "| --- | --- | ---: | --- | --- | --- |", *rows, "",
+            ])
+        )  # fmt: skip
+    return "\n".join(parts)
+
+
+def _row(name: str) -> str:
+    one = zoo.zoo().configurations[name]
+    encoder = zoo.encoder_of(one.encoder)
+    quick = _short(_schedule(name, "quick") if one.quick else None)
+    cells = [
+        ", ".join(f"`{each}`" for each in [name, *one.aliases]),
+        ", ".join(dict.fromkeys(_backbones(encoder))) or "none",
+        str(encoder["image_size"]),
+        _short(_schedule(name, "full")),
+        quick,
+        one.note,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _head_of(detector: str) -> tuple[str, str]:
+    """The paragraphs of the file's docstring before "Deviations", and the rest."""
+    path = Path(detectors.__file__).parent / f"{detector.replace('.', '/')}.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    idea, mark, deviations = text.partition("\nDeviations")
+    return idea.strip(), f"{mark}{deviations}".strip()
 
 
 def _short(schedule: dict[str, Any] | None) -> str:

@@ -1,0 +1,318 @@
+"""PatchCore, PaDiM, STFPM and AUPRO beside anomalib 2.7.0: the same weights, the same images, one process, one thread, CPU seconds.
+
+Run by `make peers`, in an environment that holds both. The images are one category of the generated data set at 256 px, whole, levels 0..255;
+both sides normalise as the backbone asks. Each side goes from those pixels to scores: Assay encodes with ONNX Runtime and fits on stored features,
+anomalib's torch models are driven by a bare loop in batches of 8, without Lightning. Nothing is downloaded: timm builds the network and the weights
+of the built-in package are loaded into it on both sides.
+
+    python -m benchmarks.peers.anomalib --train 60 --category washer -o docs/peers.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor
+
+from stages.datasets import parts
+from stages.datasets.images import read_image, read_mask, resize_image, resize_mask
+from stages.detectors.density.padim import PaDiM
+from stages.detectors.distillation.stfpm import STFPM
+from stages.detectors.memory_bank.maths.coreset import greedy_coreset
+from stages.detectors.memory_bank.patchcore import PatchCore
+from stages.encoders.encoder import Encoder
+from stages.metrics.footprint import flops
+from stages.metrics.pixels import pixel_metrics
+from stages.params import EncoderEntry
+from stages.training import Run
+from stages.types import Batch, Features
+
+BACKBONE, WEIGHTS, SIZE, BATCH = "tf_efficientnet_lite0", "efficientnet-lite0", 256, 8
+THEIR_LAYERS = {"layer1": "blocks.1", "layer2": "blocks.2", "layer3": "blocks.4"}
+
+
+class Images(NamedTuple):
+    train: Tensor  # (N, 3, SIZE, SIZE) uint8
+    test: Tensor
+    label: np.ndarray
+    mask: np.ndarray  # (N, SIZE, SIZE) bool
+
+
+class Timed(NamedTuple):
+    value: Any
+    seconds: float  # of CPU
+
+
+class Comparison(NamedTuple):
+    """One row of the table; a goal is a least ratio of times."""
+
+    what: str
+    ours_s: float
+    theirs_s: float
+    agreement: str
+    goal: str
+
+
+def timed(call: Callable[[], Any]) -> Timed:
+    start = time.process_time()
+    value = call()
+    return Timed(value, time.process_time() - start)
+
+
+def images(category: str, train: int, test: int) -> Images:
+    """Drawn as the data set `parts` is, decoded and resized once, so that both sides see the same levels."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = {"train_normal": train, "test_normal": test, "test_anomalous": test, "shift_normal": 0, "shift_anomalous": 0}
+        reading = parts.read(Path(), Path(folder), seed=0, contamination=0.0, **counts)
+        samples = [sample for sample in reading.samples if sample.category == category]
+        pixels = {sample.sample_id: resize_image(read_image(reading.root / sample.image_path), SIZE) for sample in samples}
+        tests = [sample for sample in samples if sample.split == "test"]
+        blank = np.zeros((SIZE, SIZE), dtype=bool)
+        masks = [resize_mask(read_mask(reading.root / one.mask_path, 0), SIZE).astype(bool) if one.mask_path else blank for one in tests]
+
+    def stacked(chosen: list[Any]) -> Tensor:
+        return torch.from_numpy(np.stack([pixels[sample.sample_id] for sample in chosen])).permute(0, 3, 1, 2).contiguous()
+
+    learnt = stacked([sample for sample in samples if sample.split == "train"])
+    return Images(learnt, stacked(tests), np.array([sample.label for sample in tests]), np.stack(masks))
+
+
+class Encoded:
+    """Images as detectors take them, encoded once."""
+
+    def __init__(self, encoder: Encoder, pixels: Tensor) -> None:
+        parts = [encoder.encode(part) for part in pixels.split(BATCH)]
+        self.features: Features = {"pixels": pixels, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
+        self.samples = len(pixels)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, self.samples, BATCH):
+            yield self.take(list(range(first, min(first + BATCH, self.samples))))
+
+    def take(self, positions: list[int]) -> Batch:
+        count = len(positions)
+        features = {name: value[positions] for name, value in self.features.items()}
+        return Batch(features, torch.zeros(count, dtype=torch.int64), None, [str(position) for position in positions], ["part"] * count)
+
+
+def ours(make: Callable[[], Any], encoder: Encoder, data: Images) -> tuple[Any, Timed]:
+    """The fitted detector, and scores and maps of the test images with the time of encoding, fitting and scoring."""
+    detector = make()
+
+    def all_of_it() -> tuple[np.ndarray, np.ndarray]:
+        detector.fit(Encoded(encoder, data.train), None, Run(seed=0, quiet=True))
+        predictions = [detector.score(batch.features) for batch in Encoded(encoder, data.test)]
+        return tuple(torch.cat(parts).numpy() for parts in zip(*predictions, strict=True))
+
+    done = timed(all_of_it)
+    return detector, done
+
+
+def theirs(model: torch.nn.Module, learn: Callable[[Tensor], None], finish: Callable[[], None], data: Images, normalise: Any) -> Timed:
+    """Scores and maps of the test images, with the time from pixels."""
+
+    def all_of_it() -> tuple[np.ndarray, np.ndarray]:
+        model.train()
+        for part in data.train.split(BATCH):
+            learn(normalise(part))
+        finish()
+        model.eval()
+        with torch.inference_mode():
+            predictions = [model(normalise(part)) for part in data.test.split(BATCH)]
+        maps = torch.cat([one.anomaly_map.reshape(-1, SIZE, SIZE) for one in predictions])
+        scores = [one.pred_score if one.pred_score is not None else one.anomaly_map.flatten(1).amax(1) for one in predictions]
+        return torch.cat([one.flatten() for one in scores]).numpy(), maps.numpy()
+
+    return timed(all_of_it)
+
+
+def share_weights(encoder: Encoder) -> None:
+    """Every pretrained network that anomalib asks timm for gets the weights of `encoder`; nothing is downloaded."""
+    plain, state = timm.create_model, {name.removeprefix("chain."): value for name, value in encoder.eager.state_dict().items()}
+
+    def create(name: str, pretrained: bool = False, **options: Any) -> torch.nn.Module:
+        network = plain(name, pretrained=False, **options)
+        if pretrained:
+            own = network.state_dict()
+            fitting = {key: state[ours] for key in own if (ours := _our_name(key)) in state}
+            missing = [
+                key for key in own if key not in fitting and not key.startswith(("blocks.5", "blocks.6", "conv_head", "bn2", "classifier"))
+            ]
+            if missing:
+                raise RuntimeError(f"weights of {name} are missing for {missing[:3]}")
+            network.load_state_dict(fitting, strict=False)
+        return network
+
+    timm.create_model = create
+
+
+def _our_name(key: str) -> str:
+    """timm's blocks.1.0.conv is blocks_1.0.conv in an encoder that is cut into a chain."""
+    return key.replace("blocks.", "blocks_", 1)
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(first, second).statistic)
+
+
+def compare(data: Images, encoder: Encoder) -> list[Comparison]:
+    from anomalib.models.image.padim.torch_model import PadimModel
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    eager = encoder.eager
+    learn_nothing = torch.no_grad()
+
+    def normalise(pixels: Tensor) -> Tensor:
+        return (pixels.float() / 255 - eager.mean) / eager.std
+
+    rows = []
+    for ratio, learnt in ((0.1, data), (1.0, data._replace(train=data.train[: len(data.train) // 5]))):
+        model = PatchcoreModel([THEIR_LAYERS["layer2"], THEIR_LAYERS["layer3"]], BACKBONE, pre_trained=True)
+        with learn_nothing:
+            peer = theirs(model, model, lambda model=model, ratio=ratio: model.subsample_embedding(ratio), learnt, normalise)
+        _, own = ours(lambda ratio=ratio: PatchCore(coreset_ratio=ratio, search="torch"), encoder, learnt)
+        goal = "5x" if ratio == 0.1 else "agreement >= .999"
+        rows.append(
+            Comparison(
+                f"PatchCore, ratio {ratio}, {len(learnt.train)} images: fit + score", own.seconds, peer.seconds, _agree(own, peer), goal
+            )
+        )
+    rows += [_coreset(data, encoder), _aupro(own.value[1], data.mask)]
+    detector, own = ours(lambda: PaDiM(channels=100), encoder, data)
+    model = PadimModel(BACKBONE, list(THEIR_LAYERS.values()), pre_trained=True, n_features=100)
+    model.idx = detector.kept.clone()
+    with learn_nothing:
+        peer = theirs(model, model, model.fit, data, normalise)
+    rows.append(Comparison("PaDiM, 100 channels: fit + score", own.seconds, peer.seconds, _agree(own, peer), "1.3x, agreement >= .999"))
+    return [*rows, *_students(data, encoder, normalise)]
+
+
+def _agree(own: Timed, peer: Timed) -> str:
+    return f"{spearman(own.value[0], peer.value[0]):.4f}"
+
+
+def _coreset(data: Images, encoder: Encoder) -> Comparison:
+    from anomalib.models.components import KCenterGreedy
+
+    detector = PatchCore(coreset_ratio=1.0, search="torch")
+    bank = torch.cat([detector._patches(batch.features)[0].flatten(0, 1) for batch in Encoded(encoder, data.train)])
+    size = len(bank) // 10
+    own = timed(lambda: greedy_coreset(bank, size))
+    peer = timed(lambda: KCenterGreedy(bank, 0.1).select_coreset_idxs())
+    return Comparison(f"coreset, {size:,} of {len(bank):,} x {bank.shape[1]}", own.seconds, peer.seconds, "", "")
+
+
+def _aupro(maps: np.ndarray, masks: np.ndarray) -> Comparison:
+    """Ours gives all five pixel metrics, anomalib's the AUPRO alone."""
+    from anomalib.metrics.aupro import _AUPRO
+
+    own = timed(lambda: pixel_metrics(maps, masks, (0.3,)))
+
+    def measure() -> float:
+        metric = _AUPRO()
+        metric.update(torch.from_numpy(maps), torch.from_numpy(masks).int())
+        return float(metric.compute())
+
+    peer = timed(measure)
+    values = f"{own.value['aupro']:.5f} / {peer.value:.5f}"
+    return Comparison(f"AUPRO of {len(maps)} maps of {SIZE} px", own.seconds, peer.seconds, values, "10x")
+
+
+def _students(data: Images, encoder: Encoder, normalise: Any) -> list[Comparison]:
+    """One epoch of STFPM, and scoring. The bound: what is left of the operations when the teacher's features are stored."""
+    from anomalib.models.image.stfpm.loss import STFPMLoss
+    from anomalib.models.image.stfpm.torch_model import STFPMModel
+
+    model, loss = STFPMModel(list(THEIR_LAYERS.values()), BACKBONE), STFPMLoss()
+    optimiser = torch.optim.SGD(model.student_model.parameters(), lr=0.4, momentum=0.9, weight_decay=1e-4)
+
+    def learn(batch: Tensor) -> None:
+        teacher, student = model(batch)
+        optimiser.zero_grad()
+        loss(teacher, student).backward()
+        optimiser.step()
+
+    def epoch() -> None:
+        model.train()
+        for part in data.train.split(BATCH):
+            learn(normalise(part))
+
+    peer = timed(epoch)
+    stored = Encoded(encoder, data.train)
+    detector = STFPM(backbone=BACKBONE, epochs=1, batch_size=BATCH, patience=None)
+    own = timed(lambda: detector.fit(stored, None, Run(seed=0, quiet=True)))
+    one = data.train[:1]
+    forward = flops(lambda: encoder.eager(one))
+    train_bound = (forward + 3 * forward) / (3 * forward)  # a backward pass is twice a forward one
+    rows = [Comparison("STFPM, one epoch on stored features", own.seconds, peer.seconds, "", f"bound by FLOPs {train_bound:.2f}x")]
+    batch = next(iter(stored))
+    model.eval()
+    with torch.inference_mode():
+        peer = timed(lambda: model(normalise(data.train[:BATCH])))
+    own = timed(lambda: detector.score({**encoder.encode(batch.features["pixels"]), "pixels": batch.features["pixels"]}))
+    return [*rows, Comparison("STFPM, score from pixels", own.seconds, peer.seconds, "", "bound by FLOPs 1.00x")]
+
+
+def table(rows: list[Comparison]) -> list[str]:
+    head = ["| what | Assay, CPU s | anomalib, CPU s | ratio | agreement | goal |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    return head + [
+        f"| {row.what} | {row.ours_s:.2f} | {row.theirs_s:.2f} | {row.theirs_s / row.ours_s:.1f}x | {row.agreement} | {row.goal} |"
+        for row in rows
+    ]
+
+
+def page(rows: list[Comparison], arguments: argparse.Namespace, count: Images) -> str:
+    """docs/peers.md, whole."""
+    import anomalib
+
+    about = (
+        f"Category {arguments.category} of the generated data set, {len(count.train)} training and {len(count.test)} test images at {SIZE} px; "
+        f"{BACKBONE} with the built-in weights on both sides; anomalib {anomalib.__version__}, torch {torch.__version__}, "
+        f"{platform.machine()}, one thread. CPU seconds of one process, from decoded pixels to scores."
+    )
+    return "\n".join(["# Beside anomalib", "", __doc__.split("\n\n")[0], "", *table(rows), "", about, "", NOTES, ""])
+
+
+NOTES = """\
+- `make peers` makes this page again, in an environment of its own (`.venv-peers`) that sees the packages of `.venv` and adds anomalib without its
+  own PyTorch.
+- agreement: Spearman correlation of the image scores of the test images; for AUPRO the two values.
+- PatchCore's coresets start at different patches and anomalib chooses its own in a random projection, so at ratio 0.1 the banks differ; at 1.0 both
+  keep every patch.
+- PaDiM uses the same channels on both sides.
+- STFPM: the student does nearly all the work on both sides, so by count of operations Assay, which spares the teacher's forward pass while it trains,
+  can win no more than the bound. What lies above it comes from ONNX Runtime for the teacher and channels-last memory for the student.
+- anomalib has what Assay has not: more models, video and 3-D data, OpenVINO export, a graphical application, a large community."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--category", default="washer")
+    parser.add_argument("--train", type=int, default=60)
+    parser.add_argument("--test", type=int, default=20, help="good and bad images each")
+    parser.add_argument("-o", "--out", type=Path, default=None, help="write the page here; without it the table is printed only")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    entry = EncoderEntry(kind="cnn", image_size=SIZE, backbone=BACKBONE, weights=WEIGHTS, layers=list(THEIR_LAYERS), runtime="onnxruntime")
+    encoder = Encoder.from_entry("lite0", entry, "cpu", 1, Path("backbones"))
+    share_weights(encoder)
+    data = images(arguments.category, arguments.train, arguments.test)
+    rows = compare(data, encoder)
+    print("\n".join(table(rows)))
+    if arguments.out:
+        arguments.out.write_text(page(rows, arguments, data), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
