@@ -46,7 +46,7 @@ class CNN(nn.Module):
         backbones: Path = Path("backbones"),
     ) -> None:
         super().__init__()
-        whole, self.weights_identity = _whole_network(backbone, weights, seed, backbones)
+        whole, self.weights_identity = weight_files.whole_network(backbone, weights, seed, backbones)
         config = whole.pretrained_cfg
         self.backbone, self.layers, self.trainable = backbone, tuple(layers), trainable
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1))
@@ -93,30 +93,6 @@ def build(
         lambda pixels: {layer: value.cpu() for layer, value in network(pixels.to(place.device)).items()},
         {**identity, "runtime": "torch", "onnx_sha256": None, "versions": versions("torch", "timm")},
     )
-
-
-def _whole_network(backbone: str, weights: str, seed: int, backbones: Path) -> tuple[nn.Module, dict]:
-    if weights == weight_files.RANDOM:
-        return _random_network(backbone, seed), weight_files.random_identity(seed)
-    row = weight_files.row_of(weights)
-    if row.timm.split(".")[0] != backbone.split(".")[0]:
-        raise ParamsError(f"the weights {weights} are for {row.timm.split('.')[0]}, but the encoder's backbone is {backbone}")
-    found = weight_files.resolve(weights, backbones)  # before timm is imported: what is missing is said at once
-    network = _random_network(row.timm, seed=0)
-    weight_files.load_into(network, found)
-    return network, found.identity
-
-
-def _random_network(name: str, seed: int) -> nn.Module:
-    """timm's own initialisation from `seed`; the caller's random state is left as it was."""
-    timm = weight_files.timm()
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5])
-        raise ParamsError(f"timm knows no network {name!r}; {f'similar: {near}' if near else 'see timm.list_models()'}")
-    classes = timm.models.get_pretrained_cfg(name).num_classes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return timm.create_model(name, pretrained=False, num_classes=classes).eval()
 
 
 def _module_name(whole: nn.Module, backbone: str, layer: str) -> str:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from stages import io
 from stages.errors import Missing, UserError
-from stages.params import Section
+from stages.params import ParamsError, Section
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -166,6 +166,23 @@ def how_to_bring(name: str, row: Row) -> str:
     return f"On a connected machine: `assay weights pack {name} -o usb/ --download`; here: `assay weights unpack usb/`"
 
 
+def whole_network(backbone: str, weights: str, seed: int, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm network by name, in evaluation mode, and the identity of its weights.
+
+    weights: a name of the lock, a timm tag, or "random" (then `seed` decides every value).
+    Raises WeightsMissing, WeightsAltered, or ParamsError for a backbone that does not exist or is not that of the weights.
+    """
+    if weights == RANDOM:
+        return _random_network(backbone, seed), random_identity(seed)
+    row = row_of(weights)
+    if row.timm.split(".")[0] != backbone.split(".")[0]:
+        raise ParamsError(f"the weights {weights} are for {row.timm.split('.')[0]}, but the encoder's backbone is {backbone}")
+    found = resolve(weights, folder)  # before timm is imported: what is missing is said at once
+    network = _random_network(row.timm, seed=0)
+    load_into(network, found)
+    return network, found.identity
+
+
 def load_into(network: nn.Module, found: Found) -> None:
     """Copy the weights into `network`, all of them or an error (WeightsAltered) that names the first tensor that does not fit."""
     state = io.read_weights(found.path)
@@ -192,6 +209,20 @@ def timm() -> ModuleType:
     import timm
 
     return timm
+
+
+def _random_network(name: str, seed: int) -> nn.Module:
+    """timm's own initialisation from `seed`; the caller's random state is left as it was."""
+    import torch
+
+    models = timm()
+    if not models.is_model(name):
+        near = ", ".join(models.list_models(f"*{name.split('.')[0]}*")[:5])
+        raise ParamsError(f"timm knows no network {name!r}; {f'similar: {near}' if near else 'see timm.list_models()'}")
+    classes = models.models.get_pretrained_cfg(name).num_classes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return models.create_model(name, pretrained=False, num_classes=classes).eval()
 
 
 def _renamed_by_order(state: dict[str, Tensor], own: dict[str, Tensor], found: Found) -> dict[str, Tensor]:
