@@ -78,9 +78,16 @@ def plant_defect(pixels: Tensor) -> Tensor:
 
 
 def features_of(pixels: Tensor) -> Features:
-    """What a frozen teacher, always the same, gives for these images, and the images."""
-    teacher = TinyCNN(seed=1234, trainable=False).eval()
-    return {**teacher(pixels), "pixels": pixels}
+    """What a frozen teacher, always the same, gives for these images, and the images.
+
+    group1 and group2 have one width and one grid, as means of a transformer's blocks do, and `_extra` the tokens that belong to no patch.
+    """
+    found = TinyCNN(seed=1234, trainable=False).eval()(pixels)
+    shallow = found["layer2"]
+    deep = F.interpolate(found["layer3"][:, : shallow.shape[1]], shallow.shape[2:])
+    groups = {"group1": shallow, "group2": deep}
+    extra = {f"{name}_extra": value.mean(dim=(2, 3), keepdim=True) for name, value in groups.items()}
+    return {**found, **groups, **extra, "pixels": pixels}
 
 
 def grid_features(count: int, width: int, grid: tuple[int, int] = (4, 4), seed: int = 0) -> Features:

@@ -133,7 +133,7 @@ def rows_of(native, grid, offset):
 
 
 @pytest.mark.parametrize(("grid", "offset"), [(28, 0.1), (16, 0.1), (32, 0.1), (28, 0.0), (40, 0.0)])
-def test_positions_are_interpolated_bicubically_without_antialiasing_and_with_dinov2s_offset(grid, offset):
+def test_dinomaly_g_positions_are_interpolated_bicubically_without_antialiasing_and_with_dinov2s_offset(grid, offset):
     """From DINOv2's 37 x 37 to the grids of 224, 392 and 448 px, against the kernel written out."""
     native = 37
     positions = torch.randn(1, 1 + native**2, 4, generator=torch.Generator().manual_seed(1))

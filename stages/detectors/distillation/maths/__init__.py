@@ -1,0 +1,1 @@
+"""What the detectors of this family share: optimisers and blocks of networks."""
