@@ -7,7 +7,8 @@ of four layers rebuilt as one mean, a global cosine, and a tenth of the gradient
 
 Needs an encoder entry of the kind `vit` with the means of two groups of four blocks as layers `group1`, `group2` and the class and register
 tokens as `group1_extra`, `group2_extra`; ViT-S and -B: blocks 2-5 and 6-9, ViT-L: 4, 6, 8, 10 and 12, 14, 16, 18. The mean of all eight, which
-enters the bottleneck, is the mean of the two. Width and grid come from the features; heads are 64 wide.
+enters the bottleneck, is the mean of the two. Width and grid come from the features; heads are 64 wide. Without DINOv2's weights, layers of
+another network will do that have one width and one grid, or a single one (`layers: [layer3]`, `extra: []`): no longer the paper's model.
 
 Multi-class: the paper trains one model over all categories. `multi_class: true` says so (`scope` of the object becomes "dataset"); the
 paper's schedule is then `steps: 10000` (50000 for Real-IAD, with `dropout: 0.4`) and `epsilon: 1e-10`. Of itself a model is of one category.
