@@ -113,6 +113,11 @@ def pixels_name(image_size: int) -> str:
     return f"{PIXELS}-{image_size}"
 
 
+def code_of(encoder: dict[str, Any]) -> str:
+    """What DVC watches of an encoder entry, below stages/encoders: the file of its kind, or, where it is made of other kinds, all of them."""
+    return "" if encoder["kind"] == "composite" else f"{encoder['kind']}.py"
+
+
 def weights_of(encoder: dict[str, Any]) -> list[str]:
     """The names of the weights that an encoder entry needs, none twice."""
     own = [encoder["weights"]] if "weights" in encoder else []

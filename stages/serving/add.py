@@ -80,7 +80,7 @@ def _configuration(settings: Params, dataset: str, name: str, schedule: zoo.Sche
     reads = {entries.pixels_name: f"data/{dataset}/samples.parquet"} | {encoder: f"features/{dataset}/{entries.pixels_name}"}
     reads[entries.pixels_name] = f"data/{dataset}/samples.parquet"
     extracts = {
-        f"{dataset}-{one}": {"dataset": dataset, "encoder": one, "reads": reads[one], "code": f"stages/encoders/{encoders[one]['kind']}.py"}
+        f"{dataset}-{one}": {"dataset": dataset, "encoder": one, "reads": reads[one], "code": Path("stages/encoders", zoo.code_of(encoders[one])).as_posix()}
         for one in encoders
     }
     run = {

@@ -150,9 +150,10 @@ def _sources(settings: Params) -> Iterator[Finding]:
 
 def _weights(settings: Params) -> Finding:
     """Those that the encoders of params.yaml need; random ones need no file."""
+    from stages.detectors.zoo import weights_of
     from stages.encoders import weights
 
-    wanted = sorted({entry.options["weights"] for entry in settings.encoders.values() if "weights" in entry.options} - {weights.RANDOM})
+    wanted = sorted({name for entry in settings.encoders.values() for name in weights_of(entry.options)} - {weights.RANDOM})
     mends = []
     for name in wanted:
         try:

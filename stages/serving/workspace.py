@@ -76,7 +76,7 @@ def make(
         _require_normalize(plan.encoder_entry, plan.encoder, asked.normalize)
         extracts.setdefault(plan.encoder, f"features/{dataset}/{plan.pixels}")
     for encoder, reads in extracts.items():
-        code = (CODE / "encoders" / f"{content['encoders'][encoder]['kind']}.py").as_posix()
+        code = (CODE / "encoders" / zoo.code_of(content["encoders"][encoder])).as_posix()
         content["extracts"][f"{dataset}-{encoder}"] = {"dataset": dataset, "encoder": encoder, "reads": reads, "code": code}
     for model, plan in plans.items():
         content["models"][model] = plan.entry
