@@ -1,0 +1,1 @@
+"""Detectors that learn to tell normal images from anomalies, simulated or labelled."""
