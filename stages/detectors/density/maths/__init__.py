@@ -1,1 +1,1 @@
-"""What the detectors of this family share: Gaussians from streamed moments."""
+"""What the detectors of this family share: Gaussians from streamed moments, principal axes."""
