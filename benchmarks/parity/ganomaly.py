@@ -25,7 +25,7 @@ def compare() -> Iterator[Parity]:
         theirs = GanomalyModel((SIDE, SIDE), 3, WIDTH, LATENT).eval()
     for part in theirs.modules():  # fresh weights of N(0, 0.02) would make all differences small
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
-            part.weight.data *= 5
+            part.weight.data *= 2
     ours = initialised(lambda: Rivals(SIDE, LATENT, WIDTH), seed=0).eval()
     copy_weights(theirs, ours)
     images = 2 * torch.rand(3, 3, SIDE, SIDE, generator=generator) - 1
