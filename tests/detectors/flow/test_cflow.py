@@ -85,13 +85,13 @@ def test_a_fibre_keeps_its_channels_its_image_and_its_position():
 
 def test_the_map_by_hand_two_layers_relative_to_their_maxima_from_corner_to_corner():
     """exp(log p / C - max) is 1 and 1/2 in the columns of the first layer and 1/4 everywhere in the second; the sum is taken from the
-    maximum 1.25. Aligned corners: the first and last pixel are the first and last cell, and the middle one of three is halfway."""
+    maximum 1.25. Aligned corners: the first and last of five pixels are the two cells, and what lies between is on the line."""
     detector = make()
     detector.layer_max, detector.sum_max = torch.tensor([2.0, 3.0]), torch.tensor([1.25])
     first = torch.tensor([[2.0, 2.0 + math.log(0.5)]])[None]
     second = torch.full((1, 1, 1), 3.0 + math.log(0.25))
-    got = detector.sum_max - detector._likelihood([first, second], (1, 3))
-    torch.testing.assert_close(got, torch.tensor([[[0.0, 0.25, 0.5]]]))
+    got = detector.sum_max - detector._likelihood([first, second], (1, 5))
+    torch.testing.assert_close(got, torch.tensor([[[0.0, 0.125, 0.25, 0.375, 0.5]]]))
 
 
 def test_cflow_a_the_maxima_are_those_of_training_and_stored_so_no_other_image_matters(run):
