@@ -1,1 +1,1 @@
-"""What the detectors of this family share: optimisers and blocks of networks."""
+"""Shared parts of the student-teacher family."""
