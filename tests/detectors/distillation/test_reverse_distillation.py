@@ -15,7 +15,7 @@ from stages.detectors.maps import gaussian_blur
 from stages.training import Run
 from tests.arrays import LAYERS, ArrayBatches, features_of, normal_pixels
 
-SMALL = {"steps": 45, "batch_size": 6, "blur_sigma": 1.0}  # for the contract test
+SMALL = {"layers": ("layer1", "layer2"), "steps": 60, "batch_size": 6, "blur_sigma": 1.0}  # for the contract test
 
 WIDE_RESNET = Pyramid((256, 512, 1024), (0, 1, 1))
 RESNET18 = Pyramid((64, 128, 256), (0, 1, 1))
