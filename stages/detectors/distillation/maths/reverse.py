@@ -61,8 +61,10 @@ class Style(NamedTuple):
         return cls(True, width, 3, (3, 4, 6)) if bottleneck else cls(False, width, 2, (2,))
 
     def block(self, inputs: int, outputs: int, factor: int = 1, up: bool = False) -> nn.Module:
-        inner = max(1, round(outputs / (4 if self.bottleneck else 1) * self.width))
-        return Residual(inputs, outputs, inner, self.bottleneck, factor, up)
+        return Residual(inputs, outputs, self.inner(outputs), self.bottleneck, factor, up)
+
+    def inner(self, outputs: int) -> int:
+        return max(2, round(outputs / (4 if self.bottleneck else 1) * self.width))
 
 
 class Residual(nn.Module):
@@ -86,6 +88,26 @@ class Residual(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return F.relu(self.main(values) + self.skip(values))
+
+
+class TwoBranches(nn.Module):
+    """UniNet's block for the embedding: one half of the channels goes through two 3 x 3 convolutions, the other through two of `kernel`, and
+    a 1 x 1 convolution fuses them."""
+
+    def __init__(self, inputs: int, outputs: int, inner: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.halves = (inputs // 2, inputs - inputs // 2)
+        self.branches = nn.ModuleList(
+            nn.Sequential(*_convolution(half, inner // 2, size, stride), nn.ReLU(), *_convolution(inner // 2, inner // 2, size))
+            for half, size in zip(self.halves, (3, kernel), strict=True)
+        )
+        self.fuse = nn.Sequential(*_convolution(inner // 2 * 2, outputs, 1))
+        same = stride == 1 and inputs == outputs
+        self.skip = nn.Identity() if same else nn.Sequential(*_convolution(inputs, outputs, 1, stride))
+
+    def forward(self, values: Tensor) -> Tensor:
+        found = [branch(half) for branch, half in zip(self.branches, values.split(self.halves, dim=1), strict=True)]
+        return F.relu(self.fuse(torch.cat(found, dim=1)) + self.skip(values))
 
 
 class Embedding(nn.Module):
