@@ -48,7 +48,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     from stages.metrics.result import predictions_of, result_folder
 
     run, protocol = params.runs[name], params.protocol
-    places = [artefact.folder(run.dataset, run.model, row, category, seed) for seed in params.seeds(run)]
+    places = [artefact.fitted(artefact.folder(run.dataset, run.model, row, category, seed)) for seed in params.seeds(run)]
     if refused := next(filter(None, map(artefact.refusal, [Path("models", run.dataset, run.model), *places])), None):
         return {"refused": refused}
     splits: dict[str, list[dict[str, Any]]] = {"val": [], "test": []}
@@ -69,8 +69,9 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     for file, content in _pictures(params, run, f"{row} on {category}", splits["test"], scored, judgement).items():
         io.write_bytes(folder / file, content)
     predictions = predictions_of(params.seeds(run), splits, scored, out_of_fold)
-    weights = io.read_json(places[0] / "config.json")["encoder"].get("weights") or {"name": "none"}
-    return {"judgement": judgement, "predictions": predictions, "out_of_fold": out_of_fold, "weights": weights["name"]}
+    config = io.read_json(places[0] / "config.json")
+    learnt_from = {"weights": (config["encoder"].get("weights") or {"name": "none"})["name"], "auxiliary": config.get("auxiliary", {})}
+    return {"judgement": judgement, "predictions": predictions, "out_of_fold": out_of_fold, **learnt_from}
 
 
 def _score(params: Params, run: RunEntry, places: list[Path], splits: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
@@ -113,6 +114,8 @@ def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> d
     done = {category: value for category, value in judged.items() if "refused" not in value}
     weights = next((value["weights"] for value in done.values()), None)
     about = {"dataset": run.dataset, "model": row, "label": params.rows(run.model)[row].label, "encoder": run.encoder, "weights": weights}
+    if auxiliary := next((value["auxiliary"] for value in done.values()), {}):
+        about["auxiliary"] = auxiliary
     refused = {category: value["refused"] for category, value in judged.items() if "refused" in value}
     result = result_of(about | {"seeds": params.seeds(run)}, {category: value["judgement"] for category, value in done.items()}, refused)
     for file, text in tables_of(result).items():

@@ -112,6 +112,13 @@ class FeatureStore(Section):
     batch_size: int = Field(ge=1)
 
 
+class Auxiliary(Section):
+    """Folders of images that some models learn from beside the user's own; none takes what is built in."""
+
+    textures: str | None = None
+    penalty: str | None = None
+
+
 class Report(Section):
     title: str
     worst_cases: int = Field(ge=0)
@@ -146,6 +153,7 @@ class Params(Section):
     runs: dict[str, RunEntry]
     protocol: Protocol
     features: FeatureStore
+    auxiliary: Auxiliary = Auxiliary()
     report: Report
     bench: Bench
     compute: Compute

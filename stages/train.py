@@ -39,8 +39,8 @@ def main(name: str) -> int:
             f"{row}/{category}/{part}", {"step": step, "params": params, "name": name, "row": row, "category": category, "seed": seed}
         )
         for part, step, seed in parts
-        for row in params.rows(run.model)
-        for category in categories
+        for row, entry in params.rows(run.model).items()
+        for category in ([artefact.EVERY] if entry.options.get("multi_class") else categories)
     ]
     outcomes = engine.run(
         work, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch", "stages.training")
@@ -73,12 +73,16 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
         "data": io.content_hash(train + val),
     }
     code = [io.file_hash(path) for path in sorted({*Path(run.code).rglob("*.py"), Path(run.code)}) if path.is_file()]
-    state = RESUME / name / io.content_hash([config, category, code])[:16]
-    session = Run(seed=seed, device=params.compute.device, resume=state, label=f"{name} {row} {category} seed {seed}")
+    label = f"{name} {row} {category} seed {seed}"
     try:
         detector = _make(params, run, row)
         _require_backbone(detector.needs.backbone, config["encoder"]["entry"], run.model)
-        detector.fit(*(_batches(params, run, detector, samples) for samples in (train, val)), session)
+        normal, held_out = (_batches(params, run, detector, samples) for samples in (train, val))
+        aux = _auxiliary(params, detector.needs.aux, normal)
+        config |= {"auxiliary": {name: images.name for name, images in aux.items()}} if aux else {}
+        state = RESUME / name / io.content_hash([config, category, code])[:16]
+        session = Run(seed=seed, device=params.compute.device, resume=state, label=label, aux=aux)
+        detector.fit(normal, held_out, session)
         artefact.save(place, detector, config, session.history)
     except Refusal as reason:
         print(f"{name} {category}: {reason}")
@@ -116,6 +120,16 @@ def _batches(params: Params, run: RunEntry, detector: Detector, samples: list[di
     return batches.open_batches(run.dataset, run.encoder, samples, detector.needs.layers, params)
 
 
+def _auxiliary(params: Params, names: Sequence[str], normal: Batches) -> dict[str, Any]:
+    """The images that a model learns from beside the user's own, by name; each says in its `name` what they are."""
+    if not names:
+        return {}
+    from stages.datasets.auxiliary import auxiliary_batches
+
+    pixels = normal.take(list(range(normal.samples))).features["pixels"]
+    return {name: auxiliary_batches(name, getattr(params.auxiliary, name), pixels) for name in names}
+
+
 def _make(params: Params, run: RunEntry, row: str) -> Detector:
     from stages import detectors
 
@@ -124,7 +138,8 @@ def _make(params: Params, run: RunEntry, row: str) -> Detector:
 
 
 def _samples(dataset: str, category: str, split: str) -> list[dict[str, Any]]:
-    return [sample for sample in manifest_samples(dataset) if (sample["category"], sample["split"]) == (category, split)]
+    own = [sample for sample in manifest_samples(dataset) if sample["split"] == split]
+    return own if category == artefact.EVERY else [sample for sample in own if sample["category"] == category]
 
 
 def _require_backbone(asked: str | None, entry: dict[str, Any], model: str) -> None:

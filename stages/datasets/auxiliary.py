@@ -49,6 +49,12 @@ class AuxiliaryBatches:
         return Batch({"pixels": self.images[positions]}, torch.full((count,), -1), None, ids, ["auxiliary"] * count)
 
 
+def auxiliary_batches(name: str, folder: str | None, normal: Tensor) -> AuxiliaryBatches:
+    """The images that a detector asks for by `name`, at the size of its own. normal: (N, 3, S, S) uint8, the training images."""
+    size, place = normal.shape[-1], Path(folder) if folder else None
+    return AuxiliaryBatches(textures(size, place) if name == "textures" else penalty(size, place, normal=normal))
+
+
 def textures(size: int, folder: Path | None = None, *, count: int = 128, seed: int = 0, most: int = 2000) -> Auxiliary:
     """Surfaces of all kinds: those of `folder` (DTD, or any images), else `count` generated ones and scikit-image's photographs if installed.
 

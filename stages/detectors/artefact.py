@@ -15,11 +15,18 @@ if TYPE_CHECKING:
     from stages.types import Detector
 
 LIBRARIES = ("torch", "faiss-cpu")
+EVERY = "_every"  # stands for the category of a model that is one for all of them
 
 
 def folder(dataset: str, model: str, row: str, category: str, seed: int) -> Path:
     """Where one fitted model lies; the row's name stands between where the model is a group."""
     return Path("models", dataset, model, *([row] if row != model else []), category, f"seed{seed}")
+
+
+def fitted(place: Path) -> Path:
+    """Where the model of `place` really lies: there, or, where one model serves all categories, in the folder that they share."""
+    shared = place.parents[1] / EVERY / place.name
+    return shared if not place.exists() and shared.exists() else place
 
 
 def save(place: Path, detector: Detector, config: dict[str, Any], history: list[dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ def write_trees(project: Path, name: str, output_dir: Path) -> list[Path]:
     for row, entry in settings.rows(run.model).items():
         judged = project / result_folder(run.dataset, run.model, row)
         for category in _categories(judged):
-            place = project / artefact.folder(run.dataset, run.model, row, category, settings.seeds(run)[0])
+            place = artefact.fitted(project / artefact.folder(run.dataset, run.model, row, category, settings.seeds(run)[0]))
             about = f"{run.dataset}_{category}_{row}_epochs-{_epochs(entry, place)}"
             written.append(_write_outputs(outputs / run.dataset / category / row, about, place, judged / category))
         if _categories(judged):

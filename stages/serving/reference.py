@@ -65,7 +65,7 @@ def choose(params: Params, project: Path = Path(), dataset: str | None = None, c
     result = _result(by_dataset[dataset], dataset, model or _recommended(project, dataset, by_dataset[dataset]))
     category = _only("category", category, io.read_json(result["folder"] / "thresholds.json"), "--category")
     run = next(run for run in params.runs.values() if run.dataset == dataset and result["model"] in params.rows(run.model))
-    place = project / artefact.folder(dataset, run.model, result["model"], category, params.seeds(run)[0])
+    place = artefact.fitted(project / artefact.folder(dataset, run.model, result["model"], category, params.seeds(run)[0]))
     return Model(project, dataset, category, result["model"], place, result["folder"])
 
 

@@ -39,7 +39,7 @@ def section(params: Params, dataset: str, rows: list[Row], result: Mapping[str, 
         "columns": shown,
         "recommended": best.model if best else None,
         "verdict": _verdict(params, best, rows, detail),
-        "note": "; ".join(f"{COLUMNS[name]} n/a: {reason}" for name, reason in missing.items()),
+        "note": "; ".join([*(f"{COLUMNS[name]} n/a: {reason}" for name, reason in missing.items()), *_learnt_from(result)]),
         "seeds": {row.model: result[row.model].get("seeds", []) for row in rows},
         "charts": _charts(rows, result, curves),
         "curves": curves,
@@ -66,6 +66,11 @@ def _verdict(params: Params, best: Row | None, rows: Sequence[Row], detail: Sequ
     if floor := next((row for row in rows if row.rank and _is_trivial(params, row.model)), None):
         why.append(f"The strongest trivial baseline, {floor.model}, reaches {cell(floor.metrics['image_auroc'])}.")
     return {"headline": f"Take {best.model}", "why": why, "tiles": _tiles(best, detail)}
+
+
+def _learnt_from(result: Mapping[str, Any]) -> list[str]:
+    """Of models that learn from images beside the user's own, which those were."""
+    return [f"{model} learns from {', '.join(one['auxiliary'].values())} as well" for model, one in result.items() if one.get("auxiliary")]
 
 
 def _is_trivial(params: Params, model: str) -> bool:

@@ -1,1 +1,1 @@
-"""Shared parts of the student-teacher family."""
+"""What the detectors of this family share: optimisers, attention, networks that decode what a teacher encodes."""
