@@ -13,6 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Networks that the lock of weights knows: what `assay weights distill-pdn NAME` makes
+TEACHERS = {
+    "pdn-small": {"size": "small", "outputs": 384, "width": 1.0},
+    "pdn-medium": {"size": "medium", "outputs": 384, "width": 1.0},
+    "pdn-small-quarter": {"size": "small", "outputs": 96, "width": 0.25},
+}
 PATCH = 33  # pixels along the side of the receptive field
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -63,6 +63,13 @@ def unpack(bundle: Path, folder: Path) -> list[dict[str, Any]]:
     return list(notes.values())
 
 
+def note_file(name: str, path: Path, folder: Path) -> dict[str, Any]:
+    """Note the checksum of a file that was made here, as unpacking does for one that was brought. Returns the note."""
+    note = _note(name, weights.row_of(name), path, io.file_hash(path))
+    _record(folder, {path.name: note})
+    return note
+
+
 def _listed(name: str, folder: Path) -> dict[str, Any]:
     row = weights.row_of(name)
     located = weights.locate(row, folder)

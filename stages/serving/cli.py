@@ -29,6 +29,8 @@ All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml ha
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names of data sets, or of runs, as params.yaml has them.", show_default=False)]
 Layout = Annotated[str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")]
+Images = Annotated[list[Path] | None, typer.Option(help="A folder of images to learn from; may be given more than once.")]
+Prepared = Annotated[list[str] | None, typer.Option(help="A prepared data set whose training images are learnt from.")]
 Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
 
 
@@ -227,6 +229,28 @@ def weights_unpack(
     from stages.encoders import weights_bundle
 
     show(weights_bundle.unpack(bundle, _backbones(backbones)), as_json, ("name", "bytes", "sha256"))
+
+
+@weights.command("distill-pdn")
+def weights_distill_pdn(
+    name: Annotated[str, typer.Argument(help="Which network: a row of `assay weights list` that begins with pdn-.")] = "pdn-small",
+    images: Images = None,
+    dataset: Prepared = None,
+    encoder: Annotated[str, typer.Option(help="Weights of the deep network to learn from, by name.")] = "efficientnet-lite0",
+    image_size: Annotated[int, typer.Option(help="What the small network sees; the deep one sees twice that.")] = 256,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; the paper's by default.")] = 60_000,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    backbones: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Make the teacher of EfficientAD from a deep network that is here. Started again after a stop, it goes on."""
+    from stages.encoders import distill_pdn, pretraining
+
+    found, schedule = pretraining.find_pictures(images or [], dataset or []), {"steps": steps, "batch_size": batch_size, "seed": seed}
+    made = distill_pdn.make(name, found, _backbones(backbones), encoder=encoder, image_size=image_size, device=device, **schedule)
+    show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
 
 
 @app.command()

@@ -129,3 +129,22 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_distilling_a_teacher_takes_folders_and_a_schedule_and_prints_both_losses(assay, tmp_path, monkeypatch):
+    """The command passes its arguments on and prints the losses."""
+    from stages.encoders import distill_pdn, pretraining
+
+    asked = {}
+
+    def make(name, images, folder, **options):
+        asked.update(options, name=name, images=len(images), folder=folder.name)
+        return pretraining.Outcome(name, "here/it.safetensors", "0" * 64, 1, 1, 2, 0.5, 1.0)
+
+    monkeypatch.setattr(distill_pdn, "make", make)
+    pictures(tmp_path / "photos", "0.png", "deep/1.png")
+    code, out, _ = assay("weights", "distill-pdn", "pdn-small-quarter", "--images", "photos", "--steps", "2", "--backbones", "here", "--json")
+    assert code == 0 and json.loads(out)[0]["loss"] == 0.5
+    assert asked["name"] == "pdn-small-quarter" and asked["images"] == 2 and asked["steps"] == 2 and asked["folder"] == "here"
+    code, _, err = assay("weights", "distill-pdn", "--images", "nowhere")
+    assert code == 1 and "nowhere is no folder" in err
