@@ -253,6 +253,27 @@ def weights_distill_pdn(
     show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
 
 
+@weights.command("train-vq")
+def weights_train_vq(
+    name: Annotated[str, typer.Argument(help="Which network: a row of `assay weights list` that begins with vq-.")] = "vq-dsr",
+    images: Images = None,
+    dataset: Prepared = None,
+    image_size: int = 256,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100_000,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    backbones: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Make the codebooks and the general decoder of DSR from images. Started again after a stop, it goes on."""
+    from stages.encoders import pretraining, train_vq
+
+    found, schedule = pretraining.find_pictures(images or [], dataset or []), {"steps": steps, "batch_size": batch_size, "seed": seed}
+    made = train_vq.make(name, found, _backbones(backbones), image_size=image_size, device=device, **schedule)
+    show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
+
+
 @app.command()
 def leaderboard(as_json: Json = False, markdown: Annotated[bool, typer.Option(help="Print Markdown tables.")] = False) -> None:
     """Every model of every data set, ranked, with 95 % intervals; then the path of the report page."""
