@@ -66,14 +66,7 @@ def make(
 
 
 def loss(network: vq.VQ, variance: float, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Error of the drawing over the images' variance, and a quarter of each encoder's distance from its codes; the codebooks take their
-    step here too."""
-    images = batch.features["pixels"].float() / 255
-    drawn, encoded = network(images)
-    committed = F.mse_loss(encoded.embedded_low, encoded.low.detach()) + F.mse_loss(encoded.embedded_high, encoded.high.detach())
-    network.codes_low.follow(vq.as_rows(encoded.embedded_low.detach()), generator)
-    network.codes_high.follow(vq.as_rows(encoded.embedded_high.detach()), generator)
-    return F.mse_loss(drawn, images) / variance + vq.COMMITMENT * committed
+    return vq.loss(network, batch.features["pixels"].float() / 255, variance, generator)
 
 
 @torch.no_grad()

@@ -137,6 +137,16 @@ class VQ(nn.Module):
         self.codes_high.start(as_rows(self.embedding_high(edges, self.codes_low.nearest(embedded_low))), generator)
 
 
+def loss(network: VQ, images: Tensor, variance: float, generator: torch.Generator) -> Tensor:
+    """Error of the drawing over the images' variance, and a quarter of each encoder's distance from its codes; the codebooks take their
+    step here too."""
+    drawn, encoded = network(images)
+    committed = F.mse_loss(encoded.embedded_low, encoded.low.detach()) + F.mse_loss(encoded.embedded_high, encoded.high.detach())
+    network.codes_low.follow(as_rows(encoded.embedded_low.detach()), generator)
+    network.codes_high.follow(as_rows(encoded.embedded_high.detach()), generator)
+    return F.mse_loss(drawn, images) / variance + COMMITMENT * committed
+
+
 class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
