@@ -47,7 +47,9 @@ def add(
     content = _yaml().load(params.PATH.read_text(encoding="utf-8"))
     sections: dict[str, dict[str, Any]] = {
         "datasets": {name: {"adapter": adapter, "source": source}},
-        "extracts": {f"{name}-{key}": _renamed(content["extracts"][known], name) for key, known in _needed_extracts(settings, runs).items()},
+        "extracts": {
+            f"{name}-{key}": _renamed(content["extracts"][known], name) for key, known in _needed_extracts(settings, runs).items()
+        },
         "runs": {f"{name}-{model}": _renamed(content["runs"][known], name) for model, known in runs.items()},
     }
     for model in named:
@@ -71,7 +73,9 @@ def _configuration(settings: Params, dataset: str, name: str, schedule: zoo.Sche
     """By section, the entries that one configuration needs on one data set, without those that are there already."""
     name, configuration = zoo.find(name)
     if f"{dataset}-{name}" in settings.runs or name in settings.models:
-        raise ParamsError(f"{params.PATH} has a model or run of the name {name!r} already. Rename it there first: models are told apart by name")
+        raise ParamsError(
+            f"{params.PATH} has a model or run of the name {name!r} already. Rename it there first: models are told apart by name"
+        )
     entries = zoo.entries(name, schedule)
     encoder = entries.pixels_name if entries.encoder["kind"] == zoo.PIXELS else entries.encoder_name
     code = f"stages/detectors/{configuration.detector.replace('.', '/')}.py"
@@ -80,7 +84,12 @@ def _configuration(settings: Params, dataset: str, name: str, schedule: zoo.Sche
     reads = {entries.pixels_name: f"data/{dataset}/samples.parquet"} | {encoder: f"features/{dataset}/{entries.pixels_name}"}
     reads[entries.pixels_name] = f"data/{dataset}/samples.parquet"
     extracts = {
-        f"{dataset}-{one}": {"dataset": dataset, "encoder": one, "reads": reads[one], "code": Path("stages/encoders", zoo.code_of(encoders[one])).as_posix()}
+        f"{dataset}-{one}": {
+            "dataset": dataset,
+            "encoder": one,
+            "reads": reads[one],
+            "code": Path("stages/encoders", zoo.code_of(encoders[one])).as_posix(),
+        }
         for one in encoders
     }
     run = {
@@ -150,7 +159,9 @@ def _needed_extracts(settings: Params, runs: dict[str, str]) -> dict[str, str]:
     by_encoder: dict[str, str] = {}
     for name, extract in settings.extracts.items():
         by_encoder.setdefault(extract.encoder, name)
-    wanted = {settings.runs[run].encoder for run in runs.values()} | {name for name in by_encoder if settings.encoders[name].kind == "pixels"}
+    wanted = {settings.runs[run].encoder for run in runs.values()} | {
+        name for name in by_encoder if settings.encoders[name].kind == "pixels"
+    }
     return {encoder: name for encoder, name in by_encoder.items() if encoder in wanted}
 
 

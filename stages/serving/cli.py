@@ -28,7 +28,9 @@ app.add_typer(weights, name="weights")
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names of data sets, or of runs, as params.yaml has them.", show_default=False)]
-Layout = Annotated[str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")]
+Layout = Annotated[
+    str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")
+]
 Images = Annotated[list[Path] | None, typer.Option(help="A folder of images to learn from; may be given more than once.")]
 Prepared = Annotated[list[str] | None, typer.Option(help="A prepared data set whose training images are learnt from.")]
 Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
@@ -94,7 +96,9 @@ def train(names: Names = None, everything: All = False, as_json: Json = False) -
 def evaluate(
     names: Names = None,
     everything: All = False,
-    output_dir: Annotated[Path | None, typer.Option(help="Also write outputs/ and results/ in here: models, thresholds, pictures, tables.")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Also write outputs/ and results/ in here: models, thresholds, pictures, tables.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge the fitted models of one run or data set."""
@@ -175,7 +179,9 @@ def models_add(
     from stages.serving import add
 
     added = add.add_models(dataset, names, schedule)
-    typer.echo(as_text({"runs": added}) if as_json else "\n".join(["added to params.yaml:", *(f"  {run}" for run in added), "next: dvc repro"]))
+    typer.echo(
+        as_text({"runs": added}) if as_json else "\n".join(["added to params.yaml:", *(f"  {run}" for run in added), "next: dvc repro"])
+    )
 
 
 @models.command("show")

@@ -55,7 +55,12 @@ def home(settings: Settings) -> Path:
 
 
 def make(
-    settings: Settings, dataset: str, categories: Sequence[str] | None, models: Sequence[str], asked: Overrides, schedule: zoo.Schedule = "full"
+    settings: Settings,
+    dataset: str,
+    categories: Sequence[str] | None,
+    models: Sequence[str],
+    asked: Overrides,
+    schedule: zoo.Schedule = "full",
 ) -> Workspace:
     """Write the params.yaml of the workspace; what other models were asked for in it before stays there.
 
@@ -139,7 +144,11 @@ def _plan(template: dict[str, Any], model: str, schedule: zoo.Schedule, asked: O
     pixels = next(name for name, entry in template["encoders"].items() if entry["kind"] == zoo.PIXELS)
     known = template["encoders"]
     return Plan(
-        _with_overrides(model, entry, asked), encoder, _resized(known[encoder], asked.img_size), pixels, _resized(known[pixels], asked.img_size)
+        _with_overrides(model, entry, asked),
+        encoder,
+        _resized(known[encoder], asked.img_size),
+        pixels,
+        _resized(known[pixels], asked.img_size),
     )
 
 
@@ -147,7 +156,9 @@ def _resized(encoder: dict[str, Any], image_size: int | None) -> dict[str, Any]:
     """The entry for another size of the image; the parts of a composite keep their share of it."""
     if image_size is None:
         return dict(encoder)
-    parts = {name: _resized(part, part["image_size"] * image_size // encoder["image_size"]) for name, part in encoder.get("parts", {}).items()}
+    parts = {
+        name: _resized(part, part["image_size"] * image_size // encoder["image_size"]) for name, part in encoder.get("parts", {}).items()
+    }
     return encoder | {"image_size": image_size} | ({"parts": parts} if parts else {})
 
 
@@ -206,7 +217,8 @@ def _with_overrides(model: str, entry: dict[str, Any], asked: Overrides) -> dict
         if value is not None and theirs in known:
             changed[theirs] = value
         elif value is not None and ours != "normalize":
-            print(f"{model}: {ours}={value} changes nothing, its fit is one pass over the images")
+            why = "it learns from parts of images" if "epochs" in known else "its fit is one pass over the images"
+            print(f"{model}: {ours}={value} changes nothing, {why}")
     if asked.num_epochs is not None and "epochs" in known:
         changed.pop("label", None)  # it is no longer cut short
         changed |= {"steps": None} if "steps" in known else {}
@@ -217,7 +229,9 @@ def _require_normalize(entry: dict[str, Any], name: str, asked: bool | None) -> 
     """A frozen network takes the levels that it was trained on, and `pixels` are levels as they are: neither has a choice."""
     normalizes = entry["kind"] != "pixels"
     if asked is False and normalizes and "normalize" not in entry:
-        raise ParamsError(f"normalize=False: the encoder {name} is a frozen network and needs the mean and std that it was trained with. Leave it out")
+        raise ParamsError(
+            f"normalize=False: the encoder {name} is a frozen network and needs the mean and std that it was trained with. Leave it out"
+        )
 
 
 def _encoder(template: dict[str, Any], model: str, entry: dict[str, Any]) -> str:

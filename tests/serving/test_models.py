@@ -53,7 +53,11 @@ def test_add_writes_runs_that_params_yaml_understands(assay, root, tmp_path):
     assert settings.extracts["parts-pixels-128"].reads == "data/parts/samples.parquet"
     assert settings.encoders["pixels-128"].image_size == settings.encoders["lite0-128"].image_size == 128
     assert settings.rows("cflow-resnet18")["cflow-resnet18"].label == "cpu" and (root / run.code).is_file() and (root / run.maths).exists()
-    assert (tmp_path / "params.yaml").read_text().startswith((root / "params.yaml").read_text().split("\nextracts:")[0].split("\nencoders:")[0])
+    assert (
+        (tmp_path / "params.yaml")
+        .read_text()
+        .startswith((root / "params.yaml").read_text().split("\nextracts:")[0].split("\nencoders:")[0])
+    )
 
 
 def test_a_name_that_the_project_has_already_is_refused(assay, root, tmp_path):

@@ -28,7 +28,9 @@ def test_seed_workers_and_folders_are_where_the_verbs_look_for_them(settings, ro
     found = written(settings, "patchcore", categories=["cap"])
     assert found.seeds(found.runs["bottles-patchcore"]) == [7] and found.protocol.split_seed == 7
     assert found.compute.processes == os.cpu_count()  # 64 were asked for
-    assert found.datasets["bottles"].source == (settings.dataset_dir / "bottles").as_posix() and found.datasets["bottles"].adapter == "mvtec"
+    assert (
+        found.datasets["bottles"].source == (settings.dataset_dir / "bottles").as_posix() and found.datasets["bottles"].adapter == "mvtec"
+    )
     assert found.datasets["bottles"].categories == ["cap"]
     assert found.backbones_folder == root / "backbones"
     assert written(settings._replace(num_workers=0, backbone_dir=Path("/weights")), "padim").backbones == "/weights"
@@ -56,8 +58,15 @@ def test_a_frozen_network_keeps_its_normalisation(settings):
 
 
 def test_models_of_the_same_data_share_a_workspace_and_all_stay_in_it(settings):
-    first, second = make(settings, "bottles", None, ["padim"], Overrides()), make(settings, "bottles", None, ["patchcore", "brightness"], Overrides())
-    assert first.folder == second.folder and first.extracts == ["pixels", "lite0"] and list(second.runs) == ["bottles-patchcore", "bottles-brightness"]
+    first, second = (
+        make(settings, "bottles", None, ["padim"], Overrides()),
+        make(settings, "bottles", None, ["patchcore", "brightness"], Overrides()),
+    )
+    assert (
+        first.folder == second.folder
+        and first.extracts == ["pixels", "lite0"]
+        and list(second.runs) == ["bottles-patchcore", "bottles-brightness"]
+    )
     found = params.load(second.folder / "params.yaml")
     assert sorted(found.runs) == ["bottles-brightness", "bottles-padim", "bottles-patchcore"]
 
@@ -77,7 +86,8 @@ def test_other_images_splits_or_sizes_start_afresh(settings):
 def test_rows_of_groups_configurations_and_detectors_without_either_are_models_too(settings, monkeypatch):
     from stages.detectors import zoo
 
-    assert {"patchcore", "padim", "stfpm", "mean-image", "random-score", *zoo.names()} == set(registry())
+    trivial = {"mean-image", "brightness", "local-contrast", "random-score"}
+    assert {"patchcore", "padim", "stfpm", *trivial, *zoo.names()} == set(registry())
     template, _ = workspace._template()
     template["models"]["trivial"]["rows"].pop("brightness")
     assert registry(template)[-1] == "brightness"  # found in its folder, as any new one will be
@@ -88,7 +98,11 @@ def test_a_configuration_brings_its_encoder_and_the_pixels_that_it_reads(setting
     found = params.load(space.folder / "params.yaml")
     assert sorted(space.extracts[:2]) == ["pixels", "pixels-128"] and sorted(space.extracts[2:]) == ["lite0", "lite0-128"]
     run = found.runs["bottles-cflow-resnet18"]
-    assert (run.encoder, run.pixels, found.extracts["bottles-lite0-128"].reads) == ("lite0-128", "pixels-128", "features/bottles/pixels-128")
+    assert (run.encoder, run.pixels, found.extracts["bottles-lite0-128"].reads) == (
+        "lite0-128",
+        "pixels-128",
+        "features/bottles/pixels-128",
+    )
     assert found.runs["bottles-autoencoder"].encoder == "pixels-128" and found.runs["bottles-padim"].encoder == "lite0"
     assert found.rows("cflow-resnet18")["cflow-resnet18"].label == "cpu" and found.rows("padim")["padim"].label == ""
 
@@ -96,7 +110,10 @@ def test_a_configuration_brings_its_encoder_and_the_pixels_that_it_reads(setting
 def test_another_image_size_reaches_every_part_of_a_configuration_s_encoder(settings):
     found = params.load(make(settings, "bottles", None, ["uflow"], Overrides(img_size=224)).folder / "params.yaml")
     parts = found.encoders["mcait-448"].options["parts"]
-    assert found.encoders["mcait-448"].image_size == 224 and {name: part["image_size"] for name, part in parts.items()} == {"m48": 224, "s24": 112}
+    assert found.encoders["mcait-448"].image_size == 224 and {name: part["image_size"] for name, part in parts.items()} == {
+        "m48": 224,
+        "s24": 112,
+    }
     assert found.runs["bottles-uflow"].pixels == "pixels-224" and found.encoders["pixels-224"].image_size == 224
 
 
@@ -109,7 +126,9 @@ def test_a_model_that_no_run_uses_gets_the_first_encoder_that_fits(settings):
         workspace._encoder(template, "padim", {"detector": "density.padim", "layers": ["layer7"]})
 
 
-@pytest.mark.parametrize(("asked", "said"), [({"dataset": "botles"}, "did you mean 'bottles'"), ({"models": ["patchcor"]}, "did you mean 'patchcore'")])
+@pytest.mark.parametrize(
+    ("asked", "said"), [({"dataset": "botles"}, "did you mean 'bottles'"), ({"models": ["patchcor"]}, "did you mean 'patchcore'")]
+)
 def test_unknown_names_are_answered_with_the_nearest(settings, asked, said):
     with pytest.raises(ParamsError, match=said):
         make(settings, asked.get("dataset", "bottles"), None, asked.get("models", ["padim"]), Overrides())
