@@ -15,13 +15,14 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-slow peers lint venv lock clean
+.PHONY: help repro test test-slow peers-venv peers parity lint venv lock clean
 
 help:
 	@echo "make repro      run the pipeline on the built-in data; print the leaderboard and where the report lies"
 	@echo "make test       the tests, offline"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make peers      Assay beside anomalib: times and agreement, written to docs/peers.md"
+	@echo "make parity     every model beside its reference on the same weights, written to docs/parity.md"
 	@echo "make lint       ruff"
 	@echo "make venv       only the virtual environment ($(VENV)), as requirements.lock says"
 	@echo "make lock       resolve requirements.lock anew from pyproject.toml (needs uv and a network)"
@@ -41,13 +42,18 @@ test-slow: venv
 
 # anomalib without its own PyTorch: its environment sees the packages of the first one.
 PEERS := .venv-peers
-peers: venv
+peers-venv: venv
 	@cmp -s benchmarks/peers/requirements.txt $(PEERS)/requirements.txt || { set -e; \
 	  $(HERE) -m venv --clear $(PEERS); \
 	  $(HERE) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > `$(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))"`/assay.pth; \
 	  $(PEERS)/bin/python -m pip install --disable-pip-version-check --no-input --no-deps -r benchmarks/peers/requirements.txt; \
 	  cp benchmarks/peers/requirements.txt $(PEERS)/; }
+
+peers: peers-venv
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m benchmarks.peers.anomalib -o docs/peers.md
+
+parity: peers-venv
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m benchmarks.parity -o docs/parity.md
 
 lint: venv
 	$(HERE) -m ruff check .

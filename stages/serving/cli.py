@@ -184,6 +184,14 @@ def models_add(
     )
 
 
+@models.command("page")
+def models_page() -> None:
+    """The page docs/models.md: every method with its idea, formula, deviations and configurations."""
+    from stages.serving import models as known
+
+    typer.echo(known.page(), nl=False)
+
+
 @models.command("show")
 def models_show(name: Annotated[str, typer.Argument(help="A configuration or an alias.")], backbones: Folder = None) -> None:
     """All of one configuration, and the entries of params.yaml that it stands for."""

@@ -35,6 +35,15 @@ def test_the_table_names_every_configuration_with_its_aliases(assay, monkeypatch
     assert code == 0 and all(name in out for name in zoo.names()) and "cflow-resnet50 (cflow)" in out
 
 
+def test_the_page_of_models_is_what_the_files_say(root):
+    """`assay models page > docs/models.md` makes it again."""
+    from stages.serving import models
+
+    written = (root / "docs/models.md").read_text()
+    assert written == models.page()
+    assert all(f"`{name}`" in written for name in zoo.names()) and written.count("\n## ") == 20
+
+
 def test_show_answers_to_an_alias_with_its_entries(assay):
     code, out, _ = assay("models", "show", "dinomaly")
     shown = json.loads(out)

@@ -1,0 +1,199 @@
+"""All twenty detectors with their `cpu` schedule on generated parts that none of them was tuned on: docs/results.md.
+
+The schedules were chosen on the images of `parts` with seed 0; here they meet those of another seed. Every verb of the pipeline runs as it does for a
+user, in a folder of its own. What takes long is training: about an hour on two cores.
+
+    python -m benchmarks.zoo --out docs/results.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from stages import io, params
+from stages.detectors import zoo
+from stages.serving.leaderboard import Row, cell, leaderboard
+
+ROOT = Path(__file__).parent.parent
+TRIVIAL = "trivial"
+METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO 0.3"}
+
+
+def settings(seed: int, images_seed: int, backbones: Path, methods: list[str]) -> dict[str, Any]:
+    """The content of params.yaml: one data set, the trivial rows, and each method under its own name."""
+    content = YAML(typ="safe").load(ROOT / "params.yaml")
+    source = (ROOT / "stages/datasets/scenes").as_posix()
+    trivial = content["models"][TRIVIAL]
+    content |= {
+        "datasets": {"parts": content["datasets"]["parts"] | {"seed": images_seed, "source": source}},
+        "protocol": content["protocol"] | {"seeds": [seed]},
+        "backbones": backbones.resolve().as_posix(),
+        "encoders": {},
+        "extracts": {},
+        "models": {TRIVIAL: trivial},
+        "runs": {},
+    }
+    for name, detector in [(TRIVIAL, None), *((slug(detector), detector) for detector in methods)]:
+        first = next(name for name, one in zoo.zoo().configurations.items() if detector in (None, one.detector))
+        entries = zoo.entries(first if detector else "autoencoder", "cpu")
+        encoder = entries.pixels_name if entries.encoder["kind"] == zoo.PIXELS else entries.encoder_name
+        content["encoders"] |= {entries.pixels_name: entries.pixels, encoder: entries.encoder}
+        if detector:
+            content["models"][name] = entries.model
+        code = f"stages/detectors/{detector.replace('.', '/')}.py" if detector else "stages/detectors/trivial"
+        run = {"dataset": "parts", "model": name, "encoder": encoder, "pixels": entries.pixels_name}
+        content["runs"][f"parts-{name}"] = run | {"code": (ROOT / code).as_posix(), "maths": (ROOT / code).as_posix()}
+    for encoder, entry in content["encoders"].items():
+        pixels = zoo.pixels_name(entry["image_size"])
+        reads = "data/parts/samples.parquet" if encoder == pixels else f"features/parts/{pixels}"
+        code = (ROOT / "stages/encoders" / zoo.code_of(entry)).as_posix()
+        content["extracts"][f"parts-{encoder}"] = {"dataset": "parts", "encoder": encoder, "reads": reads, "code": code}
+    return content
+
+
+def slug(detector: str) -> str:
+    return detector.split(".")[1].replace("_", "-")
+
+
+def run_all(folder: Path, content: dict[str, Any]) -> dict[str, float]:
+    """Run every verb in `folder`; returns the CPU seconds of training by model."""
+    with (folder / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    encoders = sorted(content["encoders"], key=lambda name: not name.startswith(zoo.PIXELS))
+    verb(folder, "prepare", "parts")
+    for encoder in encoders:
+        verb(folder, "extract", "parts", encoder)
+    verb(folder, "manifest", "parts")
+    spent = {}
+    for run, entry in content["runs"].items():
+        spent[entry["model"]] = verb(folder, "train", run)
+        verb(folder, "evaluate", run)
+    verb(folder, "bench", "parts")
+    return spent
+
+
+def verb(folder: Path, *arguments: str) -> float:
+    """CPU seconds of one verb and its workers."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", f"stages.{arguments[0]}", *arguments[1:]]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    if done.returncode:
+        print(f"{' '.join(arguments)} ended with exit code {done.returncode}", file=sys.stderr)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def beaten(row: Row, trivial: list[Row], result: dict[str, dict[str, Any]]) -> str:
+    """On how many categories the model's image AUROC is above that of every trivial baseline."""
+    own = result[row.model]["categories"]
+
+    def auroc(model: str, category: str) -> float:
+        return result[model]["categories"][category]["image_auroc"]["value"]
+
+    won = [category for category in own if all(auroc(row.model, category) > auroc(other.model, category) for other in trivial)]
+    return f"{len(won)} of {len(own)}"
+
+
+def page(folder: Path, spent: dict[str, float], arguments: argparse.Namespace) -> str:
+    import torch
+
+    found = params.load(folder / "params.yaml")
+    rows = leaderboard(found, folder)["parts"]
+    trivial_names = set(found.models[TRIVIAL].rows)
+    trivial = [row for row in rows if row.model in trivial_names]
+    result = {}
+    for path in sorted((folder / "metrics/parts").glob("*.json")):
+        content = io.read_json(path)
+        result |= content.get("rows", {content["model"]: content})
+    lines = [
+        HEAD.format(
+            images=arguments.images_seed,
+            seed=arguments.seed,
+            machine=f"{platform.machine()}, 2 processes of one thread, torch {torch.__version__}",
+        )
+    ]
+    titles = [
+        "#",
+        "model",
+        *METRICS.values(),
+        "beats every trivial row on",
+        "training, CPU s",
+        "ms / image",
+        "M values",
+        "weights",
+        "also learnt from",
+    ]
+    lines += [f"| {' | '.join(titles)} |", "| ---: | --- |" + " ---: |" * (len(METRICS) + 4) + " --- | --- |"]
+    for row in rows:
+        if row.refused:
+            lines.append(f"| | {row.model} | {row.refused} |" + " |" * (len(titles) - 3))
+            continue
+        values = [cell(row.metrics.get(name)) for name in METRICS]
+        cost = [
+            f"{row.cost[key] * scale:.{digits}f}" if key in row.cost else ""
+            for key, scale, digits in (("latency_ms_p50", 1, 1), ("parameters", 1e-6, 2))
+        ]
+        train_s = f"{spent[row.model]:.0f}" if row.model in spent else ""
+        won = "" if row in trivial else beaten(row, trivial, result)
+        auxiliary = ", ".join(result[row.model].get("auxiliary", {}).values())
+        lines.append(f"| {row.rank} | {row.model} | {' | '.join([*values, won, train_s, *cost, row.weights, auxiliary])} |")
+    lines += [
+        "",
+        "By category, image AUROC:",
+        "",
+        f"| model | {' | '.join(next(iter(result.values()))['categories'])} |",
+        "| --- |" + " ---: |" * 4,
+    ]
+    for row in rows:
+        if not row.refused:
+            lines.append(
+                f"| {row.model} | " + " | ".join(cell(one["image_auroc"]) for one in result[row.model]["categories"].values()) + " |"
+            )
+    return "\n".join([*lines, "", FOOT, ""])
+
+
+HEAD = """\
+# Results of all twenty detectors
+
+The schedule `cpu` (`assay models show NAME`): 128 px, at most 300 optimiser steps a category, the encoder that is built in or pixels. It is there so that
+every model can be run and compared on a small machine in minutes, not to reach a paper's figures: weights, sizes and schedules are far from those of the
+papers, and for most models rankings are too. Images: generated `parts`, drawn with seed {images}, which no option was chosen on; training seed {seed};
+intervals are 95 % bootstrap intervals over test images. {machine}.
+"""
+FOOT = """\
+- A trivial row above a model says that the model has learnt nothing here that counts; losing rows stay.
+- `weights` are those of the frozen encoder; `none` learns from pixels alone.
+- Made by `python -m benchmarks.zoo --out docs/results.md`."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images-seed", type=int, default=1)
+    parser.add_argument("--backbones", type=Path, default=ROOT / "backbones")
+    parser.add_argument("--methods", nargs="*", default=sorted(zoo.zoo().methods))
+    parser.add_argument("--folder", type=Path, default=None, help="work here and leave all there; a temporary folder by default")
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        spent = run_all(folder, settings(arguments.seed, arguments.images_seed, arguments.backbones, arguments.methods))
+        text = page(folder, spent, arguments)
+    print(text)
+    if arguments.out:
+        io.write_text(arguments.out, text)
+
+
+if __name__ == "__main__":
+    main()
