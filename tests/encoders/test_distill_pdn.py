@@ -70,6 +70,16 @@ def test_the_file_is_noted_by_its_checksum_and_fills_the_network_without_padding
     assert [path.name for path in folder.iterdir() if path.name not in ("pdn-tiny.safetensors", "weights.json")] == []
 
 
+def test_a_file_made_here_under_a_name_of_the_lock_is_read_by_its_tensors_names(tmp_path, pictures, monkeypatch):
+    """safetensors keeps no order, so a row whose published files are matched by order must not be when the names are our own."""
+    monkeypatch.setitem(pdn.TEACHERS, "pdn-small", {"size": "small", "outputs": 6, "width": 0.04})
+    distill_pdn.make("pdn-small", pictures, tmp_path / "backbones", steps=60, **FAST)
+    network = pdn.PDN(**pdn.TEACHERS["pdn-small"])
+    weights.load_or_refuse(network, "pdn-small", tmp_path / "backbones")
+    stored = io.read_model(tmp_path / "backbones/pdn-small.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
+
+
 def test_a_training_that_is_stopped_goes_on_to_the_same_file(tmp_path, pictures, monkeypatch):
     whole = distill_pdn.make("pdn-tiny", pictures, tmp_path / "whole", steps=60, **FAST)
     real, taken = distill_pdn.Distillation.loss, []
