@@ -106,7 +106,8 @@ def test_dsr_b_the_marking_network_gives_no_gradient_to_what_it_looks_at(fitted)
     assert all(slope.abs().sum() > 0 for slope in slopes), "the image's error reaches decoder and restriction through the codes"
 
 
-def test_dsr_b_the_third_stage_changes_nothing_but_its_own_network(fitted):
+def test_dsr_b_the_third_stage_changes_nothing_but_its_own_network():
+    fitted = make(steps=1).fit(images(), None, session())
     assert not any(parameter.requires_grad for parameter in fitted.restoring.parameters())
     loss = fitted._sharpening_loss(TEXTURES["textures"], padded_images(normal_pixels(2)), torch.Generator().manual_seed(0))
     loss.backward()
