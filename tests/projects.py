@@ -60,8 +60,6 @@ models:
     rows:
       mean-image:
         detector: trivial.mean_image
-      brightness:
-        detector: trivial.brightness
       random-score:
         detector: trivial.random_score
 runs:
