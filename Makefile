@@ -50,7 +50,7 @@ peers-venv: venv
 	  cp benchmarks/peers/requirements.txt $(PEERS)/; }
 
 peers: peers-venv
-	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m benchmarks.peers.anomalib -o docs/peers.md
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 MALLOC_MMAP_THRESHOLD_=4194304 $(PEERS)/bin/python -W ignore -m benchmarks.peers.anomalib -o docs/peers.md
 
 parity: peers-venv
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m benchmarks.parity -o docs/parity.md

@@ -3,7 +3,8 @@
 Run by `make peers`, in an environment that holds both. The images are one category of the generated data set at 256 px, whole, levels 0..255;
 both sides normalise as the backbone asks. Each side goes from those pixels to scores: Assay encodes with ONNX Runtime and fits on stored features,
 anomalib's torch models are driven by a bare loop in batches of 8, without Lightning. Nothing is downloaded: timm builds the network and the weights
-of the built-in package are loaded into it on both sides.
+of the built-in package are loaded into it on both sides. MALLOC_MMAP_THRESHOLD_ is set for both: without it the peer's coreset, which makes a
+large temporary at each pick, was seen to take all memory on a machine with 24 GB.
 
     python -m benchmarks.peers.anomalib --train 60 --category washer -o docs/peers.md
 """
@@ -166,7 +167,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-def compare(data: Images, encoder: Encoder) -> list[Comparison]:
+def compare(data: Images, encoder: Encoder) -> Iterator[Comparison]:
     from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
@@ -176,26 +177,23 @@ def compare(data: Images, encoder: Encoder) -> list[Comparison]:
     def normalise(pixels: Tensor) -> Tensor:
         return (pixels.float() / 255 - eager.mean) / eager.std
 
-    rows = []
     for ratio, learnt in ((0.1, data), (1.0, data._replace(train=data.train[: len(data.train) // 5]))):
         model = PatchcoreModel([THEIR_LAYERS["layer2"], THEIR_LAYERS["layer3"]], BACKBONE, pre_trained=True)
         with learn_nothing:
             peer = theirs(model, model, lambda model=model, ratio=ratio: model.subsample_embedding(ratio), learnt, normalise)
         _, own = ours(lambda ratio=ratio: PatchCore(coreset_ratio=ratio, search="torch"), encoder, learnt)
         goal = "5x" if ratio == 0.1 else "agreement >= .999"
-        rows.append(
-            Comparison(
-                f"PatchCore, ratio {ratio}, {len(learnt.train)} images: fit + score", own.seconds, peer.seconds, _agree(own, peer), goal
-            )
-        )
-    rows += [_coreset(data, encoder), _aupro(own.value[1], data.mask)]
+        what = f"PatchCore, ratio {ratio}, {len(learnt.train)} images: fit + score"
+        yield Comparison(what, own.seconds, peer.seconds, _agree(own, peer), goal)
+    yield _coreset(data, encoder)
+    yield _aupro(own.value[1], data.mask)
     detector, own = ours(lambda: PaDiM(channels=100), encoder, data)
     model = PadimModel(BACKBONE, list(THEIR_LAYERS.values()), pre_trained=True, n_features=100)
     model.idx = detector.kept.clone()
     with learn_nothing:
         peer = theirs(model, model, model.fit, data, normalise)
-    rows.append(Comparison("PaDiM, 100 channels: fit + score", own.seconds, peer.seconds, _agree(own, peer), "1.3x, agreement >= .999"))
-    return [*rows, *_students(data, encoder, normalise)]
+    yield Comparison("PaDiM, 100 channels: fit + score", own.seconds, peer.seconds, _agree(own, peer), "1.3x, agreement >= .999")
+    yield from _students(data, encoder, normalise)
 
 
 def _agree(own: Timed, peer: Timed) -> str:
@@ -264,12 +262,11 @@ def _students(data: Images, encoder: Encoder, normalise: Any) -> list[Comparison
     return [*rows, Comparison("STFPM, score from pixels", own.seconds, peer.seconds, "", "bound by FLOPs 1.00x")]
 
 
-def table(rows: list[Comparison]) -> list[str]:
-    head = ["| what | Assay, CPU s | anomalib, CPU s | ratio | agreement | goal |", "| --- | ---: | ---: | ---: | ---: | --- |"]
-    return head + [
-        f"| {row.what} | {row.ours_s:.2f} | {row.theirs_s:.2f} | {row.theirs_s / row.ours_s:.1f}x | {row.agreement} | {row.goal} |"
-        for row in rows
-    ]
+HEAD = ["| what | Assay, CPU s | anomalib, CPU s | ratio | agreement | goal |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+
+
+def line(row: Comparison) -> str:
+    return f"| {row.what} | {row.ours_s:.2f} | {row.theirs_s:.2f} | {row.theirs_s / row.ours_s:.1f}x | {row.agreement} | {row.goal} |"
 
 
 def page(rows: list[Comparison], arguments: argparse.Namespace, count: Images) -> str:
@@ -281,7 +278,7 @@ def page(rows: list[Comparison], arguments: argparse.Namespace, count: Images) -
         f"{BACKBONE} with the built-in weights on both sides; anomalib {anomalib.__version__}, torch {torch.__version__}, "
         f"{platform.machine()}, one thread. CPU seconds of one process, from decoded pixels to scores."
     )
-    return "\n".join(["# Beside anomalib", "", __doc__.split("\n\n")[0], "", *table(rows), "", about, "", NOTES, ""])
+    return "\n".join(["# Beside anomalib", "", __doc__.split("\n\n")[0], "", *HEAD, *map(line, rows), "", about, "", NOTES, ""])
 
 
 NOTES = """\
@@ -308,8 +305,10 @@ def main() -> None:
     encoder = Encoder.from_entry("lite0", entry, "cpu", 1, Path("backbones"))
     share_weights(encoder)
     data = images(arguments.category, arguments.train, arguments.test)
-    rows = compare(data, encoder)
-    print("\n".join(table(rows)))
+    rows = []
+    for row in compare(data, encoder):
+        rows.append(row)
+        print(line(row), flush=True)
     if arguments.out:
         arguments.out.write_text(page(rows, arguments, data), encoding="utf-8")
 

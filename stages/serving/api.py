@@ -25,7 +25,9 @@ _settings = Settings()
 
 
 class StageFailed(errors.UserError, RuntimeError):
-    """A verb ended with an error, which it has printed."""
+    """A verb ended with an error, which it has printed. `trained`: what the same call has finished all the same."""
+
+    trained: list[Trained] = []
 
 
 class Trained(NamedTuple):
@@ -76,14 +78,29 @@ def train(
 
     num_epochs, batch_size: of models that learn in epochs. img_size: pixels of a side. normalize: False only for models that learn from pixels.
     schedule: full (the paper's), quick or cpu, of named configurations; a model of params.yaml is taken as it stands there.
-    Raises ParamsError for an unknown name, StageFailed where a verb fails. A model that cannot be had (weights absent) is a result with `refused`.
+    Raises ParamsError for an unknown name, before anything runs; StageFailed where a verb fails, after the other models have been worked off. A
+    model that cannot be had (weights absent) is a result with `refused`.
     """
-    asked, done = Overrides(num_epochs, batch_size, img_size, normalize), []
+    asked = Overrides(num_epochs, batch_size, img_size, normalize)
+    done: list[Trained] = []
+    failed: list[str] = []
     for dataset in _listed(dataset_type):
         categories = None if category == ALL else _listed(category)
         space = workspace.make(_settings, dataset, categories, _listed(model_type), asked, schedule)
-        _prepare(space)
-        done += [_fit(space, run) for run in space.runs]
+        try:
+            _prepare(space)
+        except StageFailed as error:
+            failed.append(str(error))
+            continue
+        for run in space.runs:
+            try:
+                done.append(_fit(space, run))
+            except StageFailed as error:
+                failed.append(str(error))
+    if failed:
+        error = StageFailed("\n".join(failed))
+        error.trained = done
+        raise error
     return done
 
 
