@@ -87,6 +87,21 @@ def add_data(
 
 
 @app.command()
+def pipeline(
+    name: Annotated[str, typer.Argument(help="What to call the data set, e.g. mvtec.")],
+    source: Annotated[str, typer.Argument(help="Where it lies, absolute or as seen from pipelines/NAME.")],
+    adapter: Annotated[str, typer.Option(help="Its layout: mvtec, visa, btad, magnetic_tile, folder.")] = "folder",
+    schedule: Schedule = "full",
+    as_json: Json = False,
+) -> None:
+    """Write pipelines/NAME: all named configurations on one data set, with locks of its own. `dvc repro pipelines/NAME/runs/dvc.yaml` runs it."""
+    from stages.serving import pipelines
+
+    written = [path.as_posix() for path in pipelines.write(name, source, adapter, schedule)]
+    typer.echo(as_text({"written": written}) if as_json else "\n".join([*written, "", "next:", f"  dvc repro {written[-1]}"]))
+
+
+@app.command()
 def train(names: Names = None, everything: All = False, as_json: Json = False) -> None:
     """Fit the models of one run or data set."""
     _run("train", names, everything, as_json)
