@@ -17,7 +17,7 @@ HEAD = """\
 
 Twenty detectors in forty-four named configurations, beside the trivial baselines (`mean-image`, `brightness`, `local-contrast`, `random-score`) that
 any of them must beat. `assay models list` prints the configurations with the state of their weights, `assay models add NAME --dataset D` writes one
-into `params.yaml`; `--schedule quick` is a smoke run, `--schedule cpu` the smallest one, on the encoder that is built in. Figures of all twenty:
+into `params.yaml`; `--schedule quick` is a smoke run, `--schedule cpu` the smallest one, on the encoder that is built in. Figures on one data set:
 [results](results.md). Sections are made from the heads of the files, which say every deviation from the paper. Schedules are epochs x batch.
 """
 SCHEDULE = ("epochs", "steps", "batch_size", "learning_rate", "patience")
