@@ -77,7 +77,7 @@ def _configuration(settings: Params, dataset: str, name: str, schedule: zoo.Sche
             f"{params.PATH} has a model or run of the name {name!r} already. Rename it there first: models are told apart by name"
         )
     entries = zoo.entries(name, schedule)
-    encoder = entries.pixels_name if entries.encoder["kind"] == zoo.PIXELS else entries.encoder_name
+    encoder = entries.encoder_name
     code = f"stages/detectors/{configuration.detector.replace('.', '/')}.py"
     maths = f"stages/detectors/{configuration.detector.split('.')[0]}/maths"
     encoders = {entries.pixels_name: entries.pixels, encoder: entries.encoder}

@@ -41,7 +41,7 @@ def described(name: str, backbones: Path) -> dict[str, Any]:
         "paper": method.paper,
         "detector": configuration.detector,
         "backbone": " + ".join(dict.fromkeys(_backbones(encoder))) or None,
-        "layers": _layers(configuration, encoder),
+        "layers": _layers(configuration),
         "image_size": encoder["image_size"],
         "model_size": configuration.model_size,
         "normalize": encoder["kind"] != zoo.PIXELS,
@@ -56,9 +56,11 @@ def _backbones(encoder: dict[str, Any]) -> list[str]:
     return own + [name for part in encoder.get("parts", {}).values() for name in _backbones(part)]
 
 
-def _layers(configuration: zoo.Configuration, encoder: dict[str, Any]) -> list[str]:
-    """Those that the detector reads."""
-    return list(detectors.build(configuration.detector, configuration.options, at=("configurations",)).needs.layers)
+def _layers(configuration: zoo.Configuration) -> list[str]:
+    """Those that the detector reads, from its signature: to build forty-four networks for a list would take seconds."""
+    parameters = inspect.signature(detectors.load(configuration.detector).__init__).parameters
+    named = [configuration.options.get(key, parameters[key].default) for key in ("layer", "layers", "extra") if key in parameters]
+    return [layer for value in named for layer in ([value] if isinstance(value, str) else value)]
 
 
 def _exists(configuration: zoo.Configuration, schedule: str) -> bool:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from stages import io, params
+from stages.datasets import adapters
 from stages.detectors import zoo
-from stages.params import ParamsError
+from stages.params import ParamsError, nearest
 
 ROOT = "../../"  # from where the verbs run
 FEATURES, RUNS = ("prepare", "extract", "manifest"), ("train", "evaluate", "bench", "report", "track")
@@ -24,10 +25,12 @@ TRIVIAL = "trivial"
 def write(name: str, source: str, adapter: str, schedule: zoo.Schedule = "full", project: Path = Path()) -> list[Path]:
     """Write the three files, over those of an earlier call; returns their paths.
 
-    source: the data, as seen from pipelines/<name>. Raises ParamsError for an unknown schedule or an unfit name.
+    source: the data, as seen from pipelines/<name>. Raises ParamsError for an unknown schedule or adapter, or an unfit name; then nothing is written.
     """
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ParamsError(f"{name!r} cannot name a pipeline: letters, digits, - and _ only")
+    if adapter not in adapters.known():
+        raise ParamsError(f"no adapter {adapter!r}{nearest(adapter, adapters.known())}")
     folder = project / "pipelines" / name
     stages = _load(project / "dvc.yaml")["stages"]
     files = {
@@ -53,7 +56,7 @@ def settings(name: str, source: str, adapter: str, schedule: zoo.Schedule, root:
     }
     for configuration in zoo.names():
         entries = zoo.entries(configuration, schedule)
-        encoder = entries.pixels_name if entries.encoder["kind"] == zoo.PIXELS else entries.encoder_name
+        encoder = entries.encoder_name
         content["encoders"] |= {entries.pixels_name: entries.pixels, encoder: entries.encoder}
         content["models"][configuration] = entries.model
         content["runs"][f"{name}-{configuration}"] = _run(name, configuration, encoder, entries.pixels_name, entries.model["detector"])

@@ -21,6 +21,18 @@ def test_the_list_as_json_has_all_that_a_choice_needs(assay):
     assert rows["uflow-mcait"]["backbone"] == "cait_m48_448 + cait_s24_224" and rows["dinomaly-large-448"]["model_size"] == "large"
 
 
+def test_the_layers_listed_are_those_that_the_detector_asks_for():
+    from pathlib import Path
+
+    from stages import detectors
+    from stages.serving import models
+
+    for name in ("dfm", "dinomaly-small-224", "autoencoder", "uflow-mcait", "cflow-resnet18"):
+        _, configuration = zoo.find(name)
+        needs = detectors.build(configuration.detector, configuration.options, at=("models", name)).needs
+        assert models.described(name, Path("nowhere"))["layers"] == list(needs.layers), name
+
+
 def test_weights_in_the_local_folder_are_here(assay, tmp_path):
     (tmp_path / "w").mkdir()
     (tmp_path / "w/resnet18.tv_in1k.safetensors").write_bytes(b"")

@@ -7,6 +7,7 @@ from ruamel.yaml import YAML
 
 from stages import params
 from stages.detectors import zoo
+from stages.params import ParamsError
 from stages.serving import pipelines
 from tests.projects import run
 from tests.test_dvc import start
@@ -50,6 +51,20 @@ def test_the_same_call_writes_the_same_bytes(written, tmp_path):
     before = {path: path.read_bytes() for path in written.rglob("*.yaml")}
     pipelines.write("mvtec", "../../datasets/mvtec", "mvtec", "full", tmp_path)
     assert before == {path: path.read_bytes() for path in written.rglob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("a.b", "/x", "mvtec", "full"), "cannot name a pipeline"),
+        (("ab", "/x", "mvtek", "full"), "did you mean 'mvtec'"),
+        (("ab", "/x", "mvtec", "quik"), "did you mean 'quick'"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_written(written, tmp_path, asked, said):
+    with pytest.raises(ParamsError, match=said):
+        pipelines.write(*asked, tmp_path)
+    assert [path.name for path in written.parent.iterdir()] == ["mvtec"]
 
 
 @pytest.mark.slow
