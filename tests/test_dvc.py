@@ -129,8 +129,8 @@ def test_git_is_clean_after_a_repro_but_for_the_lock_and_the_metrics(reproduced)
     ), changed
 
 
-@pytest.mark.parametrize("stage", ["train@tiny-patchcore", "extract@tiny-net"])
-def test_a_killed_stage_ends_as_a_clean_run(reproduced, project, stage):
+@pytest.mark.parametrize(("stage", "out"), [("train@tiny-patchcore", "models/tiny/patchcore"), ("extract@tiny-net", "features/tiny/net")])
+def test_a_killed_stage_ends_as_a_clean_run(reproduced, project, stage, out):
     """kill -9 of DVC and of everything below it while the stage runs; then repro."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "dvc", "repro", "-f", "-s", stage],
@@ -140,10 +140,23 @@ def test_a_killed_stage_ends_as_a_clean_run(reproduced, project, stage):
         start_new_session=True,
     )
     assert any("Running stage" in line for line in process.stdout)
-    time.sleep(4)  # the stage's own process is at its imports or at its work
+    while not any(path.is_file() for path in (project / out).glob("**/*")):  # DVC has emptied it: the stage is at its work from its first file on
+        assert process.poll() is None
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     repro(project)
+    assert outs(project) == outs(reproduced)
+
+
+def test_a_lock_that_a_kill_left_torn_is_said_by_doctor_and_costs_no_result(reproduced, project):
+    """DVC writes dvc.lock in place: killed at that instant, it leaves a file that DVC itself refuses."""
+    (project / "dvc.lock").write_text("")
+    assert run(project, "dvc", "repro").returncode != 0
+    said = run(project, sys.executable, "-m", "stages.serving.cli", "doctor").stdout
+    assert re.search(r"MEND +dvc project +dvc.lock is .*rm dvc.lock", said), said
+    (project / "dvc.lock").unlink()
+    assert set(repro(project)) <= {"report", "track"}  # what had run comes from DVC's cache
     assert outs(project) == outs(reproduced)
 
 

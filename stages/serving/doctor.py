@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from stages import params
 from stages.errors import UserError
 from stages.params import Params
@@ -167,8 +170,22 @@ def _weights(settings: Params) -> Finding:
 def _dvc() -> Finding:
     if not Path(".dvc").is_dir():
         return Finding("dvc project", False, "no .dvc folder here", "`dvc init` (with --no-scm outside git)", matters=Path("dvc.yaml").is_file())
-    lock = "with a dvc.lock: `dvc status` says what is out of date" if Path("dvc.lock").is_file() else "nothing has run yet: `dvc repro`"
-    return Finding("dvc project", True, lock)
+    lock = Path("dvc.lock")
+    if not lock.is_file():
+        return Finding("dvc project", True, "nothing has run yet: `dvc repro`")
+    if _torn(lock):
+        mend = "`git checkout dvc.lock`, or `rm dvc.lock`; then `dvc repro`, which takes what had run from its cache"
+        return Finding("dvc project", False, "dvc.lock is not whole: DVC was killed while it wrote the file", mend)
+    return Finding("dvc project", True, "with a dvc.lock: `dvc status` says what is out of date")
+
+
+def _torn(lock: Path) -> bool:
+    """Whether DVC would refuse its own lock. It writes the file in place, so that a kill may leave a part of it."""
+    try:
+        content = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))
+        return not all("cmd" in stage for stage in content["stages"].values())
+    except (YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        return True
 
 
 def _git() -> Finding:

@@ -113,3 +113,15 @@ def test_the_command_prints_a_line_each_and_exits_1_where_something_must_be_mend
     assert code == 1 and out.splitlines() == ["ok    python   3.11", "MEND  weights  0/1. Mend: unpack them", "", "1 of 2 lines need mending"]
     code, out, _ = assay("doctor", "--json")
     assert code == 1 and [line["ok"] for line in json.loads(out)] == [True, False]
+
+
+@pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n", "stages:\n  prepare@solar:\n    cmd: x\n  train@so", "\x00" * 9, "a: [", "- b"])
+def test_a_lock_that_dvc_would_refuse_is_a_line_to_mend(project, content):
+    Path("dvc.lock").write_text(content)
+    lock = examined()["dvc project"]
+    assert not lock.ok and "not whole" in lock.found and "rm dvc.lock" in lock.mend
+
+
+def test_a_whole_lock_is_fine(project, root):
+    shutil.copy(root / "dvc.lock", ".")
+    assert examined()["dvc project"].ok
