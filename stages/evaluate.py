@@ -97,10 +97,7 @@ def _pictures(params: Params, run: RunEntry, title: str, samples: list[dict[str,
     test, val = scored["test"][0], scored["val"][0]
     batches = open_batches(run.dataset, run.encoder, samples, (), params)
 
-    def image(place: int) -> Any:
-        return batches.take([place]).features["pixels"][0].permute(1, 2, 0).numpy()
-
-    shown = Shown(title, test.sample_id, test.label, test.score, test.maps, test.masks, image)
+    shown = Shown(title, test.sample_id, test.label, test.score, test.maps, test.masks, lambda place: batches.picture(place).numpy())
     good_maps = val.maps[val.label == 0] if val.maps is not None else ()
     threshold, rate = judgement.thresholds["conformal"].value, params.protocol.target_false_alarm_rate
     return category_files(shown, judgement.held_out, good_maps, threshold, rate, params.report.overlays)

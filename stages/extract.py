@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import io
+from stages.datasets.tiles import Grid
 from stages.errors import UserError, guarded
 from stages.params import EncoderEntry, Extract, Params, ParamsError, load
 
@@ -34,7 +35,6 @@ def main(dataset: str, encoder: str) -> int:
     job, entry = _job(params, dataset, encoder), params.entry("encoders", encoder)
     out = Path("features", dataset, encoder)
     shutil.rmtree(out, ignore_errors=True)  # a shard of an earlier run must not stay beside the new ones
-    source = _source(job, entry)
     torch.set_num_threads(params.compute.threads)
     form = "uint8" if entry.kind == PIXELS else params.features.form
     try:
@@ -44,9 +44,12 @@ def main(dataset: str, encoder: str) -> int:
         described = {"name": encoder, **entry.model_dump()}
         describe_refused(out, {"entry": described, "dataset": dataset, "reads": job.reads, "refused": str(reason)})
         return 0
+    source = _source(job, entry, Grid.of(built.identity))
     shapes, images = stored_shapes(built, source), sum(map(len, source.categories().values()))
     layers = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in shapes.items()}
     about: dict[str, Any] = {**built.identity, "dataset": dataset, "reads": job.reads, "images": images, "layers": layers}
+    if source.grid:
+        about["tiles"] = source.grid._asdict()
     if _fits(job, form, row_bytes(shapes), images, params.features.budget_gb):
         fill(out, built, source, about, params.features.batch_size, params.features.shard_mb, params.compute.processes)
     else:
@@ -62,13 +65,13 @@ def _job(params: Params, dataset: str, encoder: str) -> Extract:
     return jobs[0]
 
 
-def _source(job: Extract, entry: EncoderEntry) -> Source:
-    """Where the pixels come from: the image files, or the pixels store that the entry reads."""
+def _source(job: Extract, entry: EncoderEntry, grid: Grid | None) -> Source:
+    """Where the pixels come from: the image files, cut by `grid` where there is one, or the pixels store that the entry reads."""
     from stages.encoders.batches import pixels_source
     from stages.encoders.pixels import Decoded
 
     if entry.kind == PIXELS:
-        return Decoded(Path(job.reads), entry.image_size)
+        return Decoded(Path(job.reads), entry.image_size, grid)
     size = io.read_json(Path(job.reads, "encoder.json"))["entry"]["image_size"]
     if size != entry.image_size:
         raise ParamsError(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from stages.detectors.prediction import predictions
 from stages.seed import numpy_generator
 from stages.training import Run
 from stages.types import Batches, Detector, Refusal
@@ -40,5 +41,5 @@ def out_of_fold_scores(
     for fold in held_out:
         outside = sorted(set(range(len(groups))) - set(fold))
         detector = make().fit(select(outside), None, run)
-        scores[fold] = np.concatenate([detector.score(batch.features).image_score.cpu().numpy() for batch in select(fold)])
+        scores[fold] = np.concatenate([found.image_score.cpu().numpy() for _, found in predictions(detector, select(fold))])
     return scores

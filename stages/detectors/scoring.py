@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from stages.detectors.prediction import predictions
 from stages.metrics.judgement import Scored
 from stages.types import Batches, Detector
 
 
-@torch.no_grad()
 def score_split(detector: Detector, batches: Batches, map_size: int) -> Scored:
     """Image scores, and maps and masks at `map_size`: maps resized bilinearly, masks by nearest neighbour."""
     scores, labels, sample_ids, maps, masks = [], [], [], [], []
-    device = next((tensor.device for tensor in detector.state_dict().values()), torch.device("cpu"))
-    for batch in batches:
-        prediction = detector.score({name: value.to(device) for name, value in batch.features.items()})
+    for batch, prediction in predictions(detector, batches):
         scores.append(prediction.image_score.cpu().numpy())
         labels.append(batch.label.numpy())
         sample_ids += batch.sample_id
@@ -33,7 +31,8 @@ def score_split(detector: Detector, batches: Batches, map_size: int) -> Scored:
     )
 
 
-def _resized(images: torch.Tensor, size: int, mode: str) -> torch.Tensor:
+def _resized(images: Tensor, size: int, mode: str) -> Tensor:
+    """(B, C, H, W) to (B, C, size, size)."""
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode=mode, align_corners=False if mode == "bilinear" else None)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from stages.datasets.tiles import Grid
 from stages.encoders.encoder import Encoder
 from stages.encoders.shards import Store
 from stages.params import Params, ParamsError
@@ -26,6 +28,9 @@ class Source(Protocol):
 
     @property
     def has_masks(self) -> bool: ...
+
+    @property
+    def grid(self) -> Grid | None: ...
 
     def categories(self) -> dict[str, list[str]]: ...
 
@@ -59,8 +64,37 @@ class StoredBatches:
         seen = self._pixels.read(ids, [PIXELS, MASK])
         mask = seen.pop(MASK, None)
         features = {**self._features.read(ids, self.layers), **seen} if self.layers else seen
-        label = [UNKNOWN_LABEL if row["label"] is None else int(row["label"]) for row in rows]
-        return Batch(features, torch.tensor(label, dtype=torch.int64), mask, ids, [row["category"] for row in rows])
+        return Batch(features, torch.tensor([label_of(row) for row in rows]), mask, ids, [row["category"] for row in rows])
+
+    def picture(self, position: int) -> Tensor:
+        """(H, W, 3) uint8: one whole image as the detector is shown it."""
+        return self._pixels.read([self.rows[position]["sample_id"]], [PIXELS])[PIXELS][0].permute(1, 2, 0)
+
+
+class TiledBatches(StoredBatches):
+    """The same where images are cut into tiles: every tile is a sample to learn from. `images` are the rows that they were cut from.
+
+    A tile of an anomalous image is anomalous where the mask marks something in it; without masks its label is unknown.
+    """
+
+    def __init__(self, images: list[dict[str, Any]], grid: Grid, *source: Any) -> None:
+        super().__init__([row | {"sample_id": name} for row in images for name in grid.names(row["sample_id"])], *source)
+        self.images, self.grid = images, grid
+
+    def take(self, positions: list[int]) -> Batch:
+        batch = super().take(positions)
+        marked = batch.mask.flatten(1).any(dim=1).long() if batch.mask is not None else torch.full_like(batch.label, UNKNOWN_LABEL)
+        return batch._replace(label=torch.where(batch.label == 1, marked, batch.label))
+
+    def tiles_of(self, image: int) -> Iterator[Batch]:
+        """The tiles of one image, in the order of the grid."""
+        first, last = image * self.grid.count, (image + 1) * self.grid.count
+        for start in range(first, last, self.batch_size):
+            yield self.take(list(range(start, min(start + self.batch_size, last))))
+
+    def picture(self, position: int) -> Tensor:
+        tiles = self._pixels.read(self.grid.names(self.images[position]["sample_id"]), [PIXELS])[PIXELS]
+        return self.grid.merge(tiles)[0].permute(1, 2, 0)
 
 
 class Streamed:
@@ -79,6 +113,11 @@ class Streamed:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_encoder": None}
+
+
+def label_of(row: dict[str, Any]) -> int:
+    """0 normal, 1 anomalous, UNKNOWN_LABEL."""
+    return UNKNOWN_LABEL if row["label"] is None else int(row["label"])
 
 
 def open_batches(
@@ -103,7 +142,8 @@ def open_batches(
     features: Store | Streamed = Store(folder)
     if about["form"] == "streamed":
         features = Streamed(about, pixels, params.compute.device, params.compute.threads, project / params.backbones_folder)
-    return StoredBatches(rows, pixels, features, wanted, batch_size or params.features.batch_size, about)
+    source = (pixels, features, wanted, batch_size or params.features.batch_size, about)
+    return TiledBatches(rows, pixels.grid, *source) if pixels.grid else StoredBatches(rows, *source)
 
 
 def pixels_source(folder: Path, project: Path) -> Source:
@@ -113,7 +153,7 @@ def pixels_source(folder: Path, project: Path) -> Source:
         return Store(folder)
     from stages.encoders.pixels import Decoded
 
-    return Decoded(project / about["reads"], about["entry"]["image_size"])
+    return Decoded(project / about["reads"], about["entry"]["image_size"], Grid.of(about))
 
 
 def refusal(dataset: str, encoder: str, project: Path = Path()) -> str | None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stages import io
+from stages.datasets.tiles import Grid
 
 if TYPE_CHECKING:
     from stages.types import Features
@@ -92,6 +93,11 @@ class Store:
     @property
     def has_masks(self) -> bool:
         return "mask" in self.about["layers"]
+
+    @property
+    def grid(self) -> Grid | None:
+        """How the images were cut into the tiles that are the rows, or None where a row is an image."""
+        return Grid.of(self.about)
 
     def categories(self) -> dict[str, list[str]]:
         """{category: its sample ids}, in stored order."""

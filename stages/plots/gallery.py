@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from stages.plots.histogram import score_histogram
 from stages.plots.overlay import Scale, overlay, scale_of
+
+LONGEST_SIDE = 1024  # of a picture
 
 
 class Choice(NamedTuple):
@@ -74,7 +77,7 @@ def category_files(
 
 def _picture(shown: Shown, choice: Choice, scale: Scale | None, threshold: float | None) -> bytes:
     place = choice.position
-    pixels = shown.image(place)
+    pixels = _at_most(shown.image(place), LONGEST_SIDE)
     shape = pixels.shape[:2]
     anomaly_map = fitted(shown.maps[place], shape) if shown.maps is not None and scale else np.zeros(shape)
     mask = fitted(shown.masks[place], shape) if shown.masks is not None else None
@@ -83,6 +86,13 @@ def _picture(shown: Shown, choice: Choice, scale: Scale | None, threshold: float
     png = io.BytesIO()
     sheet.save(png, format="png")
     return png.getvalue()
+
+
+def _at_most(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """The image, made smaller where a side is longer than that: those that are cut into tiles are large."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((longest, longest))
+    return np.asarray(picture)
 
 
 def file_name(rank: int, choice: Choice, sample_id: str) -> str:

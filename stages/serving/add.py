@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from stages import io, params
 from stages.datasets.check import layout_of
+from stages.datasets.tiles import in_tiles
 from stages.detectors import zoo
 from stages.params import Params, ParamsError, nearest
 
@@ -32,9 +33,16 @@ class Added(NamedTuple):
 
 
 def add(
-    directory: Path, name: str | None = None, adapter: str | None = None, models: Sequence[str] = (), schedule: zoo.Schedule = "full"
+    directory: Path,
+    name: str | None = None,
+    adapter: str | None = None,
+    models: Sequence[str] = (),
+    schedule: zoo.Schedule = "full",
+    canvas: tuple[int, int] | None = None,
+    overlap: int | None = None,
 ) -> Added:
     """Write the entries. name: of the folder by default. models: all that are in use by default. schedule: of named configurations.
+    canvas, overlap: images are cut into tiles (stages/datasets/tiles.py), with encoders of `pixels` of their own.
 
     Raises ParamsError for a name that is taken or cannot be one, for an unknown model; DataError where no layout fits. Then nothing is written.
     """
@@ -54,6 +62,8 @@ def add(
     }
     for model in named:
         _merge(sections, _configuration(settings, name, model, schedule))
+    if canvas:
+        _cut(sections, settings, canvas, overlap)
     _write(sections)
     return Added(name, adapter, source, list(sections["extracts"]), list(sections["runs"]), _add_deps(settings, name))
 
@@ -102,6 +112,23 @@ def _configuration(settings: Params, dataset: str, name: str, schedule: zoo.Sche
         "models": {name: entries.model},
         "runs": {f"{dataset}-{name}": run},
     }
+
+
+def _cut(sections: dict[str, dict[str, Any]], settings: Params, canvas: tuple[int, int], overlap: int | None) -> None:
+    """Put encoders of `pixels` that cut images into tiles in the place of those that the new extracts and runs name."""
+    encoders = sections.setdefault("encoders", {})
+    known = {name: entry.model_dump() for name, entry in settings.encoders.items()} | encoders
+    for plain in {run["pixels"] for run in sections["runs"].values()}:
+        name, entry = in_tiles(plain, known[plain], canvas, overlap)
+        encoders.pop(plain, None)
+        encoders |= {name: entry} if name not in settings.encoders else {}
+        for section in ("extracts", "runs"):
+            sections[section] = {
+                key.replace(f"-{plain}", f"-{name}") if section == "extracts" and one["encoder"] == plain else key: {
+                    field: _for(value, plain, name) for field, value in one.items()
+                }
+                for key, one in sections[section].items()
+            }
 
 
 def _merge(sections: dict[str, dict[str, Any]], more: dict[str, dict[str, Any]]) -> None:
@@ -155,13 +182,11 @@ def _templates(settings: Params, models: Sequence[str]) -> dict[str, str]:
 
 
 def _needed_extracts(settings: Params, runs: dict[str, str]) -> dict[str, str]:
-    """Encoder -> an extract that runs it: those of the runs, and the pixels that every train stage reads."""
+    """Encoder -> an extract that runs it: those that the runs name, `pixels` among them."""
     by_encoder: dict[str, str] = {}
     for name, extract in settings.extracts.items():
         by_encoder.setdefault(extract.encoder, name)
-    wanted = {settings.runs[run].encoder for run in runs.values()} | {
-        name for name in by_encoder if settings.encoders[name].kind == "pixels"
-    }
+    wanted = {encoder for run in runs.values() for encoder in (settings.runs[run].encoder, settings.runs[run].pixels)}
     return {encoder: name for encoder, name in by_encoder.items() if encoder in wanted}
 
 

@@ -73,15 +73,19 @@ def train(
     img_size: int | None = None,
     normalize: bool | None = None,
     schedule: Schedule = "full",
+    canvas: int | tuple[int, int] | None = None,
+    overlap: int | None = None,
 ) -> list[Trained]:
     """Fit and judge models: one or several data sets, one, several or "all" categories, one or several models of `models()`.
 
     num_epochs, batch_size: of models that learn in epochs. img_size: pixels of a side. normalize: False only for models that learn from pixels.
     schedule: full (the paper's), quick or cpu, of named configurations; a model of params.yaml is taken as it stands there.
+    canvas: for small defects on large images: the side, or height and width, in pixels at which an image is cut into tiles of img_size pixels
+    that overlap by `overlap` (an eighth of a tile by default); every model can.
     Raises ParamsError for an unknown name, before anything runs; StageFailed where a verb fails, after the other models have been worked off. A
     model that cannot be had (weights absent) is a result with `refused`.
     """
-    asked = Overrides(num_epochs, batch_size, img_size, normalize)
+    asked = Overrides(num_epochs, batch_size, img_size, normalize, canvas, overlap)
     done: list[Trained] = []
     failed: list[str] = []
     for dataset in _listed(dataset_type):
@@ -113,10 +117,12 @@ def train_models(
     img_size: int | None = None,
     normalize: bool | None = None,
     schedule: Schedule = "full",
+    canvas: int | tuple[int, int] | None = None,
+    overlap: int | None = None,
 ) -> list[Trained]:
     """`train` for several models, or "all" of `models()`."""
     wanted = workspace.registry() if models == ALL else models
-    return train(dataset_type, categories, wanted, num_epochs, batch_size, img_size, normalize, schedule)
+    return train(dataset_type, categories, wanted, num_epochs, batch_size, img_size, normalize, schedule, canvas, overlap)
 
 
 def models() -> list[str]:

@@ -77,12 +77,16 @@ def add_data(
         list[str] | None, typer.Option(help="Only this model, of params.yaml or of `assay models list`; may be given more than once.")
     ] = None,
     schedule: Schedule = "full",
+    canvas: Annotated[
+        str | None, typer.Option(help="For small defects on large images: cut them into tiles at this size in pixels, e.g. 2048 or 2000x8000.")
+    ] = None,
+    overlap: Annotated[int | None, typer.Option(help="Of neighbouring tiles, in pixels; an eighth of a tile by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a data set of your own into params.yaml and dvc.yaml, then say what to do next. Comments in the files stay."""
     from stages.serving import add
 
-    added = add.add(directory, name, adapter, model or (), schedule)
+    added = add.add(directory, name, adapter, model or (), schedule, _sides(canvas), overlap)
     typer.echo(as_text(added._asdict()) if as_json else add.render(added))
 
 
@@ -331,6 +335,16 @@ def _run(verb: str, names: list[str] | None, everything: bool, as_json: bool) ->
     if worst := max(codes.values(), default=errors.OK):
         raise typer.Exit(worst if worst in (errors.MENDABLE, errors.DEFECT) else errors.DEFECT)
     return wanted
+
+
+def _sides(canvas: str | None) -> tuple[int, int] | None:
+    """Height and width from "2048" or "2000x8000"."""
+    if canvas is None:
+        return None
+    sides = canvas.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise errors.UserError(f"--canvas is a size in pixels, 2048 or HEIGHTxWIDTH as in 2000x8000; got {canvas!r}")
+    return int(sides[0]), int(sides[-1])
 
 
 def _backbones(folder: Path | None) -> Path:

@@ -163,7 +163,7 @@ def _look_at_held_out(params: Params, model: Model, pipeline: Pipeline) -> dict[
     for start in range(0, len(paths), AT_ONCE):
         decoded = [read_image(path) for path in paths[start : start + AT_ONCE]]
         levels += [float(image.mean()) for image in decoded]
-        maps.append(score(pipeline, decoded)[1])
+        maps.append(_at_most(score(pipeline, decoded)[1], params.protocol.map_size))
     scale = scale_of(np.concatenate(maps), params.protocol.target_false_alarm_rate) if maps and maps[0] is not None else None
     learnt = [rows[sample["sample_id"]] for sample in own if sample["split"] in ("train", "val")]
     return {
@@ -171,6 +171,15 @@ def _look_at_held_out(params: Params, model: Model, pipeline: Pipeline) -> dict[
         "brightness": [min(levels), max(levels)] if levels else None,
         "shapes": sorted({row["width"] / row["height"] for row in learnt}),
     }
+
+
+def _at_most(maps: np.ndarray | None, side: int) -> np.ndarray | None:
+    """Maps (B, H, W) of large canvases by the peaks in each of side x side fields, so that those of all held-out images fit into memory."""
+    import torch
+
+    if maps is None or max(maps.shape[1:]) <= side:
+        return maps
+    return torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(maps)[:, None], side)[:, 0].numpy()
 
 
 def score(pipeline: Pipeline, decoded: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

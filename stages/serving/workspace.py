@@ -16,6 +16,7 @@ import stages
 from stages import detectors, io, params
 from stages.datasets import adapters
 from stages.datasets.check import layout_of
+from stages.datasets.tiles import in_tiles
 from stages.detectors import zoo
 from stages.params import ParamsError, nearest
 
@@ -40,6 +41,8 @@ class Overrides(NamedTuple):
     batch_size: int | None = None
     img_size: int | None = None
     normalize: bool | None = None
+    canvas: int | tuple[int, int] | None = None  # height and width at which images are cut into tiles of img_size
+    overlap: int | None = None
 
 
 class Workspace(NamedTuple):
@@ -68,7 +71,7 @@ def make(
     Raises ParamsError with the nearest name where data set or model is unknown.
     """
     template, root = _template()
-    plans = {model: _plan(template, model, schedule, asked) for model in _known(template, models)}
+    plans = {model: _in_tiles(_plan(template, model, schedule, asked), asked) for model in _known(template, models)}
     content = _shared(template, root, settings, dataset, categories, asked.img_size)
     shared = {section: content[section] for section in ("datasets", "encoders", "protocol", "features", "backbones")}
     files = [_fingerprint(path) for path in (Path(content["datasets"][dataset]["source"]), CODE)]
@@ -98,6 +101,16 @@ class Plan(NamedTuple):
     encoder_entry: dict[str, Any]
     pixels: str
     pixels_entry: dict[str, Any]
+
+
+def _in_tiles(plan: Plan, asked: Overrides) -> Plan:
+    """The plan with images cut into tiles, where a canvas is asked for."""
+    if asked.canvas is None:
+        return plan
+    name, entry = in_tiles(plan.pixels, plan.pixels_entry, asked.canvas, asked.overlap)
+    if plan.encoder == plan.pixels:
+        plan = plan._replace(encoder=name, encoder_entry=entry)
+    return plan._replace(pixels=name, pixels_entry=entry)
 
 
 def registry(template: dict[str, Any] | None = None) -> list[str]:

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from stages import detectors
+from stages.datasets.tiles import Grid
 from stages.detectors import build, known
+from stages.detectors.prediction import predictions
+from stages.encoders.batches import TiledBatches
 from stages.training import Run
 from stages.types import Detector, NotFitted
 from tests.arrays import ArrayBatches, features_of, noise_pixels, normal_pixels, plant_defect
@@ -164,3 +167,42 @@ def test_the_batch_size_of_the_store_does_not_change_what_is_learnt(name, fitted
 
 def test_every_detector_is_found_by_its_name(name):
     assert issubclass(detectors.load(name), Detector)
+
+
+class Tiles:
+    """A source of batches that holds the tiles of images in memory."""
+
+    has_masks = False
+
+    def __init__(self, images, grid):
+        self.grid, self.rows = grid, [{"sample_id": f"image{place}", "category": "made-up", "label": 0} for place in range(len(images))]
+        names = [name for row in self.rows for name in grid.names(row["sample_id"])]
+        self.tiles = dict(zip(names, features_by_image(grid.cut(images)), strict=True))
+
+    def read(self, sample_ids, names):
+        return {name: torch.stack([self.tiles[sample_id][name] for sample_id in sample_ids]) for name in names if name != "mask"}
+
+
+def features_by_image(pixels):
+    features = features_of(pixels)
+    return [{name: value[place] for name, value in features.items()} for place in range(len(pixels))]
+
+
+def test_a_large_image_scores_as_its_worst_tile_and_has_one_map(name, fitted):
+    """What was fitted on images of 32 pixels sees larger ones in tiles of that size, stored or live."""
+    if fitted.transductive:
+        pytest.skip("scores a set of images, not one")
+    grid = Grid.over((44, 80), 32, 8)
+    images = torch.nn.functional.interpolate(HELD_OUT[:2].float(), (44, 80), mode="bicubic").clamp(0, 255).to(torch.uint8)
+    source = Tiles(images, grid)
+    layers = [layer for layer in features_of(HELD_OUT[:1]) if layer != "pixels"]
+    batches = TiledBatches(source.rows, grid, source, source, layers, 5, {})
+    assert batches.samples == 2 * grid.count == 2 * 2 * 3
+    for place, (batch, whole) in enumerate(predictions(fitted, batches)):
+        tiles = fitted.score(features_of(grid.cut(images[place : place + 1])))
+        assert batch.sample_id == [f"image{place}"]
+        torch.testing.assert_close(whole.image_score, tiles.image_score.max()[None], rtol=1e-5, atol=1e-7)
+        assert (whole.anomaly_map is None) == (tiles.anomaly_map is None)
+        if whole.anomaly_map is not None:
+            assert whole.anomaly_map.shape == (1, 44, 80)
+            assert tiles.anomaly_map.min() - 1e-6 <= whole.anomaly_map.min() and whole.anomaly_map.max() <= tiles.anomaly_map.max() + 1e-6

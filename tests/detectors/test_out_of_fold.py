@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from stages.detectors.out_of_fold import folds_of, out_of_fold_scores
 from stages.training import Run
-from stages.types import Prediction, Refusal
+from stages.types import Detector, Prediction, Refusal
 from tests.arrays import ArrayBatches
 
 
-class Witness:
+class Witness(Detector):
     """Scores 1 for an image that it was fitted on, 0 for others: images carry their number in their first pixel."""
 
     def fit(self, train, val, run):
@@ -53,7 +53,7 @@ def test_one_group_cannot_be_held_out(run):
 def test_the_threshold_from_out_of_fold_scores_keeps_its_promise_where_training_scores_do_not():
     """A nearest-neighbour model gives its own training images 0; held out they score as new images do."""
 
-    class Nearest:
+    class Nearest(Detector):
         def fit(self, train, val, run):
             self.bank = torch.cat([batch.features["x"] for batch in train])
             return self

@@ -105,3 +105,28 @@ def test_the_command_says_what_to_do_next(project, assay, monkeypatch):
     assert code == 0 and json.loads(out)["runs"][0] == "caps2-patchcore"
     code, _, err = assay("add", "My Photos", "--name", "caps")
     assert code == 1 and err.startswith("ParamsError: 'caps' is taken") and err.count("\n") == 1
+
+
+def test_with_a_canvas_the_new_data_set_has_tiles_and_the_others_stay_whole(project):
+    before = params.load()
+    added = add(Path("My Photos"), "x", models=["patchcore", "trivial", "fastflow-resnet50"], canvas=(2000, 8000), overlap=40)
+    settings = params.load()
+    tiles = settings.encoders["pixels-in-2000x8000"]
+    assert tiles.image_size == 224 and tiles.options == {"canvas": [2000, 8000], "overlap": 40}
+    assert {settings.runs[run].pixels for run in added.runs} == {"pixels-in-2000x8000", "pixels-256-in-2000x8000"}
+    assert settings.runs["x-trivial"].encoder == "pixels-in-2000x8000" and settings.runs["x-patchcore"].encoder == "lite0"
+    assert settings.extracts["x-lite0"].reads == "features/x/pixels-in-2000x8000"
+    assert settings.extracts["x-pixels-in-2000x8000"].reads == "data/x/samples.parquet"
+    encoders = {settings.extracts[name].encoder for name in added.extracts}
+    assert encoders == {name for run in added.runs for name in (settings.runs[run].encoder, settings.runs[run].pixels)}
+    assert {name: run for name, run in settings.runs.items() if not name.startswith("x-")} == before.runs
+    again = add(Path("My Photos"), "y", models=["trivial"], canvas=(2000, 8000), overlap=40)
+    assert again.extracts == ["y-pixels-in-2000x8000"]
+
+
+def test_a_canvas_that_is_none_is_refused_and_nothing_is_written(project, assay):
+    before = Path("params.yaml").read_text()
+    for canvas, said in (("big", "2048 or HEIGHTxWIDTH"), ("100", "smaller than image_size"), ("1x2x3", "HEIGHTxWIDTH")):
+        code, _, err = assay("add", "My Photos", "--canvas", canvas)
+        assert code == 1 and said in err
+    assert Path("params.yaml").read_text() == before

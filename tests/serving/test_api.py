@@ -16,7 +16,7 @@ def test_the_signatures_are_those_that_scripts_call():
     ]  # fmt: skip
     assert [parameters[name].default for name in list(parameters)[3:]] == [42, 8, True, True, True]
     assert list(inspect.signature(api.train).parameters) == [
-        "dataset_type", "category", "model_type", "num_epochs", "batch_size", "img_size", "normalize", "schedule",
+        "dataset_type", "category", "model_type", "num_epochs", "batch_size", "img_size", "normalize", "schedule", "canvas", "overlap",
     ]  # fmt: skip
     assert list(inspect.signature(api.train_models).parameters)[:3] == ["dataset_type", "categories", "models"]
 
