@@ -5,6 +5,7 @@ extract    samples, frozen encoder   -> features/<dataset>/<encoder>/*.pt
 manifest   samples                   -> data/<dataset>/manifest.json (train / val / test, leaks removed)
 train      features, manifest        -> models/<dataset>/<model>/<category>/seed<k>/
 evaluate   models, features          -> metrics/<dataset>/<model>.json and <model>/
+ensemble   predictions               -> metrics/ensemble/<dataset>.json and <dataset>/ (several models as one row)
 bench      models                    -> metrics/bench/<dataset>.json (latency, memory)
 report     metrics                   -> metrics/report/index.html; track mirrors them to MLflow
 """

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from stages.errors import UserError
 
 PATH = Path("params.yaml")
+ENSEMBLE = "ensemble"  # the row that is a mean of others; its results lie in metrics/ensemble/, for it reads the folders of the data sets
 TAGS = ("<model>", "<group>")  # of the two shapes of an entry under models; they stand in pydantic's error paths, not in the file
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from stages import io, tracking
 from stages.errors import guarded
-from stages.params import Params, RunEntry, load
+from stages.params import ENSEMBLE, Params, RunEntry, load
 from stages.tracking import Point, Result
 
 MIRRORED = Path("metrics/track/mirrored.json")
@@ -25,6 +25,7 @@ MIRRORED = Path("metrics/track/mirrored.json")
 def main() -> None:
     params = load()
     results = [result for run in params.runs.values() for result in results_of(params, run)]
+    results += [result for dataset in dict.fromkeys(run.dataset for run in params.runs.values()) for result in ensemble_of(params, dataset)]
     if params.tracking.enabled:
         uri = tracking.absolute_uri(params.tracking.uri, tracking.project_root(Path.cwd()))
         try:
@@ -67,6 +68,18 @@ def result(params: Params, run: RunEntry, row: str, path: Path, content: dict[st
         history=list(history(Path("models", run.dataset, run.model, *group))),
         files=[(path, ""), *pictures(path.with_suffix("").joinpath(*group))],
     )
+
+
+def ensemble_of(params: Params, dataset: str) -> Iterator[Result]:
+    """The ensemble of one data set, where it has one."""
+    path = Path("metrics", ENSEMBLE, f"{dataset}.json")
+    if path.is_file():
+        content, manifest = io.read_json(path), io.read_json(Path("data", dataset, "manifest.json"))
+        about = {"members": content.get("members", []), "protocol": params.protocol.model_dump(mode="json")}
+        hashes = {"data_hash": io.content_hash(manifest), "parameter_hash": io.content_hash(about)}
+        tags = {"dataset": dataset, "model": ENSEMBLE, **hashes, **origin(), **({"refused": content["refused"]} if "refused" in content else {})}
+        hashed = io.content_hash({"content": content, **hashes})
+        yield Result(f"{dataset}/{ENSEMBLE}", hashed, tags, dict(flat(about)), dict(figures(content)), [], [(path, "")])
 
 
 def origin() -> dict[str, str]:

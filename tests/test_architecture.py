@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from stages import params
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("prepare", "extract", "manifest", "train", "evaluate", "bench", "report", "track")
+VERBS = ("prepare", "extract", "manifest", "train", "evaluate", "ensemble", "bench", "report", "track")
 GROUND = ("types", "params", "io", "seed", "errors", "progress", "engine", "training")
 NOUNS = ("datasets", "encoders", "detectors", "timeseries", "fusion", "metrics", "plots")
 SOURCES = sorted((ROOT / "stages").rglob("*.py"))

@@ -103,7 +103,7 @@ def test_a_second_repro_runs_nothing(project):
 def test_a_parameter_of_one_model_runs_that_model_only(project):
     edit(project, "channels: 5", "channels: 6")
     ran = repro(project)
-    assert ran[:2] == ["train@tiny-padim", "evaluate@tiny-padim"] and set(ran[2:]) <= {"bench@tiny", "report", "track"}
+    assert ran[:2] == ["train@tiny-padim", "evaluate@tiny-padim"] and set(ran[2:]) <= {"ensemble@tiny", "bench@tiny", "report", "track"}
 
 
 def test_a_new_detector_is_one_file_and_one_entry_and_runs_alone(project):
@@ -111,7 +111,7 @@ def test_a_new_detector_is_one_file_and_one_entry_and_runs_alone(project):
     edit(project, "models:\n", "models:\n  peak:\n    detector: density.peak\n")
     edit(project, "runs:\n", f"runs:\n{ENTRY}")
     ran = repro(project)
-    assert ran[:2] == ["train@tiny-peak", "evaluate@tiny-peak"] and set(ran[2:]) <= {"bench@tiny", "report", "track"}
+    assert ran[:2] == ["train@tiny-peak", "evaluate@tiny-peak"] and set(ran[2:]) <= {"ensemble@tiny", "bench@tiny", "report", "track"}
     assert '"image_auroc"' in (project / "metrics/tiny/peak.json").read_text()
 
 

@@ -97,10 +97,20 @@ def test_tiles_that_are_not_stored_give_the_same_scores(project, tmp_path_factor
     cut(folder)
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(text.replace("budget_gb: ", "budget_gb: 0.00001 #", 1))
-    go(folder, "prepare tiny", "extract tiny pixels", "extract tiny net", "manifest tiny", "train tiny-patchcore", "evaluate tiny-patchcore")
+    go(
+        folder,
+        "prepare tiny",
+        "extract tiny pixels",
+        "extract tiny net",
+        "manifest tiny",
+        "train tiny-patchcore",
+        "evaluate tiny-patchcore",
+    )
     assert json.loads((folder / "features/tiny/pixels/encoder.json").read_text())["form"] == "streamed"
     streamed, stored = (json.loads((place / "metrics/tiny/patchcore.json").read_text())["mean"] for place in (folder, project))
-    assert {name: cell["value"] for name, cell in streamed.items()} == pytest.approx({name: cell["value"] for name, cell in stored.items()}, abs=1e-6)
+    assert {name: cell["value"] for name, cell in streamed.items()} == pytest.approx(
+        {name: cell["value"] for name, cell in stored.items()}, abs=1e-6
+    )
 
 
 def brushed(rng, side):
@@ -132,12 +142,27 @@ def test_a_defect_of_12_pixels_on_2048_is_found_in_tiles_and_missed_without(tmp_
             path = folder / "photos" / split / kind / f"{number:03d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path, compress_level=1)
-    text = (folder / "params.yaml").read_text().replace(f"image_size: {SIZE}", "image_size: 224").replace("weights: random", "weights: efficientnet-lite0")
-    (folder / "params.yaml").write_text(text.replace("coreset_ratio: 0.1", "coreset_ratio: 0.001").replace("    - 1\n", "", 1).replace("folds: 3", "folds: 2"))
+    text = (
+        (folder / "params.yaml")
+        .read_text()
+        .replace(f"image_size: {SIZE}", "image_size: 224")
+        .replace("weights: random", "weights: efficientnet-lite0")
+    )
+    (folder / "params.yaml").write_text(
+        text.replace("coreset_ratio: 0.1", "coreset_ratio: 0.001").replace("    - 1\n", "", 1).replace("folds: 3", "folds: 2")
+    )
     tiled = shutil.copytree(folder, tmp_path / "tiled", symlinks=True)
     cut(tiled, (side, side), 28)
     auroc = {}
     for place in (folder, tiled):
-        go(place, "prepare tiny", "extract tiny pixels", "extract tiny net", "manifest tiny", "train tiny-patchcore", "evaluate tiny-patchcore")
+        go(
+            place,
+            "prepare tiny",
+            "extract tiny pixels",
+            "extract tiny net",
+            "manifest tiny",
+            "train tiny-patchcore",
+            "evaluate tiny-patchcore",
+        )
         auroc[place.name] = json.loads((place / "metrics/tiny/patchcore.json").read_text())["mean"]["image_auroc"]["value"]
     assert auroc["tiled"] == 1.0 and auroc["whole"] < 0.8

@@ -79,6 +79,15 @@ def runs(store):
     return client, client.search_runs([found.experiment_id]) if found else []
 
 
+def test_an_ensemble_arrives_too(store):
+    write("metrics/ensemble/metal.json", {"dataset": "metal", "model": "ensemble", "members": ["a", "b", "c"], "mean": {"image_auroc": CELL}})
+    track.main()
+    _, found = runs(store)
+    [run] = [run for run in found if run.data.tags["model"] == "ensemble"]
+    assert run.info.run_name == "metal/ensemble" and run.data.metrics["mean.image_auroc"] == CELL["value"]
+    assert json.loads(run.data.params["members"]) == ["a", "b", "c"]
+
+
 def test_a_result_arrives_whole(store, monkeypatch):
     monkeypatch.setenv("DVC_EXP_NAME", "empty-tape")
     subprocess.run("git init -q . && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m first", shell=True, check=True)

@@ -29,7 +29,9 @@ class Grid(NamedTuple):
     def over(cls, canvas: tuple[int, int], tile: int, overlap: int) -> Self:
         """Raises UserError for tiles that do not fit into the canvas, or whose overlap leaves nothing to step on by."""
         if min(canvas) < tile:
-            raise UserError(f"canvas {canvas[0]} x {canvas[1]} is smaller than image_size, which is the side of a tile: {tile}. Make it larger")
+            raise UserError(
+                f"canvas {canvas[0]} x {canvas[1]} is smaller than image_size, which is the side of a tile: {tile}. Make it larger"
+            )
         if not 0 <= overlap < tile:
             raise UserError(f"overlap must be at least 0 and less than image_size, the side of a tile ({tile}), got {overlap}")
         return cls(*canvas, tile, overlap)

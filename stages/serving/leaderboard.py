@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from stages import io
 from stages.metrics.result import result_folder
-from stages.params import Params
+from stages.params import ENSEMBLE, Params
 from stages.serving.verdict import group_of, test_scores, tied_with
 
 COLUMNS = {
@@ -37,6 +37,8 @@ class Row(NamedTuple):
     refused: str | None
     folder: Path  # metrics/<dataset>/<model>[/<row>]
     tied: bool | None = None  # with the best, by paired bootstrap; None where that is not known
+    members: tuple[str, ...] = ()  # of an ensemble, which is a row but no model that could be shipped
+    candidate: bool = False  # the best single model, or tied with it
 
     @property
     def latency_ms(self) -> float | None:
@@ -46,7 +48,7 @@ class Row(NamedTuple):
 def results(params: Params, project: Path = Path()) -> dict[Path, dict[str, Any]]:
     """The contents of every metrics/<dataset>/<model>.json that the table `runs` asks for and that exists, by the folder beside it.
 
-    Groups give one for each row.
+    Groups give one for each row. The ensemble of a data set comes last; there is none where there are too few models for it.
     """
     found = {}
     for run in params.runs.values():
@@ -55,6 +57,11 @@ def results(params: Params, project: Path = Path()) -> dict[Path, dict[str, Any]
             content = io.read_json(path)
             for result in content["rows"].values() if "rows" in content else [content]:
                 found[project / result_folder(run.dataset, run.model, result["model"])] = result
+    for dataset in dict.fromkeys(run.dataset for run in params.runs.values()):
+        folder = project / "metrics" / ENSEMBLE / dataset
+        path = folder.with_name(f"{dataset}.json")
+        if path.is_file() and "refused" not in (result := io.read_json(path)):
+            found[folder] = result | {"label": f"mean of {len(result['members'])} models"}
     return found
 
 
@@ -66,19 +73,27 @@ def leaderboard(params: Params, project: Path = Path()) -> dict[str, list[Row]]:
         cost = io.read_json(bench)["models"].get(result["model"], {}) if bench.is_file() else {}
         tables.setdefault(result["dataset"], []).append(
             Row(None, result["dataset"], result["model"], result.get("label", ""), result.get("weights", ""), result.get("mean", {}),
-                cost, result.get("refused"), folder)
+                cost, result.get("refused"), folder, members=tuple(result.get("members", ())))
         )  # fmt: skip
     return {dataset: _with_ties(_ranked(rows), project) for dataset, rows in tables.items()}
 
 
 def _with_ties(rows: list[Row], project: Path) -> list[Row]:
-    """The rows with `tied` filled in, as far as predictions and manifest are here."""
-    best = rows[0]
-    scores = test_scores(best.folder) if best.rank == 1 else {}
-    if not scores:
+    """The rows with `tied` and `candidate` filled in, as far as predictions and manifest are here."""
+    single = next((row for row in rows if row.rank and not row.members), None)
+    if single is None:
         return rows
-    groups = group_of(best.dataset, project)
-    return [row._replace(tied=row.rank == 1 or tied_with(scores, test_scores(row.folder), groups)) if row.rank else row for row in rows]
+    scores = {row.model: test_scores(row.folder) for row in rows if row.rank}
+    if not scores[rows[0].model]:
+        return [row._replace(candidate=row is single) for row in rows]
+    groups = group_of(single.dataset, project)
+
+    def tied(row: Row, best: Row) -> bool | None:
+        return row is best or tied_with(scores[best.model], scores[row.model], groups)
+
+    with_best = {row.model: tied(row, rows[0]) for row in rows if row.rank}
+    with_single = with_best if single is rows[0] else {row.model: tied(row, single) for row in rows if row.rank and not row.members}
+    return [row._replace(tied=with_best[row.model], candidate=not row.members and bool(with_single[row.model])) if row.rank else row for row in rows]
 
 
 def columns(rows: Sequence[Row]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from stages.detectors import zoo
 from stages.params import ParamsError, nearest
 
 ROOT = "../../"  # from where the verbs run
-FEATURES, RUNS = ("prepare", "extract", "manifest"), ("train", "evaluate", "bench", "report", "track")
+FEATURES, RUNS = ("prepare", "extract", "manifest"), ("train", "evaluate", "ensemble", "bench", "report", "track")
 TRIVIAL = "trivial"
 
 

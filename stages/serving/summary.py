@@ -38,6 +38,7 @@ def section(params: Params, dataset: str, rows: list[Row], result: Mapping[str, 
         "rows": rows,
         "columns": shown,
         "recommended": best.model if best else None,
+        "errors_together": next((one["errors_together"] for one in result.values() if "errors_together" in one), []),
         "verdict": _verdict(params, best, rows, detail),
         "note": "; ".join([*(f"{COLUMNS[name]} n/a: {reason}" for name, reason in missing.items()), *_learnt_from(result)]),
         "seeds": {row.model: result[row.model].get("seeds", []) for row in rows},
@@ -55,7 +56,8 @@ def _verdict(params: Params, best: Row | None, rows: Sequence[Row], detail: Sequ
     """A headline, the reasons, and the figures that matter on a line of production."""
     if best is None:
         return {"headline": "No model could be fitted; the table says why.", "why": [], "tiles": []}
-    first, tied = rows[0], [row.model for row in rows if row.tied and row.model != best.model]
+    single = [row for row in rows if not row.members]
+    first, tied = single[0], [row.model for row in single if row.candidate and row.model != best.model]
     why = [f"Its mean image AUROC is {cell(best.metrics['image_auroc'])}."]
     if best.model != first.model:
         why.append(f"{first.model} ranks first, but the test images cannot tell the two apart, and {best.model} answers faster.")
@@ -63,6 +65,8 @@ def _verdict(params: Params, best: Row | None, rows: Sequence[Row], detail: Sequ
         why.append(f"Tied with {', '.join(tied)}: the test images cannot tell them apart.")
     elif any(row.tied is False for row in rows):
         why.append("No other model is tied with it: each paired 95 % interval excludes zero.")
+    if ensemble := next((row for row in rows if row.members), None):
+        why.append(f"The mean of {', '.join(ensemble.members)} reaches {cell(ensemble.metrics['image_auroc'])}.")
     if floor := next((row for row in rows if row.rank and _is_trivial(params, row.model)), None):
         why.append(f"The strongest trivial baseline, {floor.model}, reaches {cell(floor.metrics['image_auroc'])}.")
     return {"headline": f"Take {best.model}", "why": why, "tiles": _tiles(best, detail)}

@@ -16,7 +16,7 @@ from typing import TextIO
 import stages
 from stages.params import PATH, Params, ParamsError, load, nearest
 
-OF_RUNS, OF_DATASETS = ("train", "evaluate"), ("bench",)
+OF_RUNS, OF_DATASETS = ("train", "evaluate"), ("ensemble", "bench")
 
 
 def run(verb: str, *names: str, project: Path = Path(), out: TextIO | None = None) -> int:
@@ -43,7 +43,7 @@ def _remove_outs(project: Path, verb: str, name: str) -> None:
 
 
 def jobs(params: Params, verb: str, names: Sequence[str], everything: bool) -> list[str]:
-    """What to give the verb, once each: runs for train and evaluate (of a data set: all its runs), data sets for bench.
+    """What to give the verb, once each: runs for train and evaluate (of a data set: all its runs), data sets for ensemble and bench.
 
     Raises ParamsError for an unknown name, or where nothing is named.
     """

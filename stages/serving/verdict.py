@@ -67,8 +67,8 @@ def group_of(dataset: str, project: Path) -> dict[str, str]:
 
 
 def recommended(rows: Sequence[Any]) -> Any | None:
-    """The fastest of the leaderboard rows that are tied with the best, the best itself where no latency is known."""
-    candidates = [row for row in rows if row.rank == 1 or row.tied]
+    """The fastest of the leaderboard rows that are tied with the best single model, the best itself where no latency is known."""
+    candidates = [row for row in rows if row.candidate]
     timed = [row for row in candidates if row.latency_ms is not None]
     return (
         min(timed, key=lambda row: (row.latency_ms, row.rank)) if timed and len(timed) == len(candidates) else next(iter(candidates), None)

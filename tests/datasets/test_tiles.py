@@ -33,7 +33,10 @@ def test_what_is_cut_comes_back_exactly(grid, seed):
 @settings(deadline=None, max_examples=40)
 @given(grids())
 def test_tiles_lie_inside_and_overlap_at_least_as_asked(grid):
-    for starts, length in ((sorted({top for top, _ in grid.corners}), grid.height), (sorted({left for _, left in grid.corners}), grid.width)):
+    for starts, length in (
+        (sorted({top for top, _ in grid.corners}), grid.height),
+        (sorted({left for _, left in grid.corners}), grid.width),
+    ):
         assert starts[0] == 0 and starts[-1] == length - grid.tile
         assert all(after - before <= grid.tile - grid.overlap for before, after in itertools.pairwise(starts))
 

@@ -34,6 +34,7 @@ def rendered(name: str = "parts") -> str:
     }
     section = {
         "name": name, "rows": rows, "columns": {key: COLUMNS[key] for key in metrics}, "recommended": "patchcore", "note": "", "pictures": [],
+        "errors_together": [{"models": ["patchcore", "<b>padim"], "both": 7, "by_chance": 2.4}],
         "verdict": {"headline": f"Take {name}", "why": ["because"], "tiles": [("3", "false alarms")]}, "seeds": {"patchcore": [0]},
         "charts": {}, "detail": [detail], "shifts": [], "warnings": [f"{name} is broken"],
         "data": {"about": {"licence": name}, "counts": {"test": {"good": 1}}},
@@ -44,6 +45,7 @@ def rendered(name: str = "parts") -> str:
 def test_figures_reasons_and_ties_are_on_the_page():
     text = rendered()
     assert ".900 [.800, .950]" in text and "E101 no weights" in text and "quick" in text and "RANDOM WEIGHTS" in text and "12.3" in text
+    assert '<td class="name">patchcore and &lt;b&gt;padim</td><td>7</td><td>2</td>' in text
     assert 'title="no masks"' in text and text.count('<tr class="tied">') == 2
 
 

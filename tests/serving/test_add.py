@@ -62,7 +62,7 @@ def test_only_the_models_asked_for_and_what_they_need(project):
         add(Path("My Photos"), "y", models=["padm"])
 
 
-@pytest.mark.parametrize("name", ["parts", "report", "bench", "a/b", "Ä", "..", "a.b"])
+@pytest.mark.parametrize("name", ["parts", "report", "bench", "ensemble", "a/b", "Ä", "..", "a.b"])
 def test_a_name_that_is_taken_or_cannot_be_one_is_refused_and_nothing_is_written(project, name):
     before = Path("params.yaml").read_bytes(), Path("dvc.yaml").read_bytes()
     with pytest.raises(ParamsError, match="--name"):
