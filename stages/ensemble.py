@@ -18,7 +18,7 @@ from stages.datasets.samples import manifest_samples
 from stages.metrics.ensemble import Held, calibrated, choose, errors_together
 from stages.metrics.inputs import Undefined
 from stages.metrics.judgement import Rule, Scored, exchangeable, judge_category
-from stages.metrics.result import PREDICTION, predictions_of, result_folder, result_of, tables_of, thresholds_of
+from stages.metrics.result import Judged, predictions_of, result_folder, result_of, write_tables
 from stages.params import ENSEMBLE, ModelGroup, Params, load
 
 Scores = dict[str, dict[str, float]]  # split -> sample id -> score
@@ -49,11 +49,12 @@ def main(dataset: str) -> int:
     judged = {category: _judge(params, category, splits, [scores[name] for name in choice.members]) for category, splits in samples.items()}
     result = result_of(
         about | {"members": choice.members, "chosen_by": choice.by, "seeds": [0]},
-        {key: one["judgement"] for key, one in judged.items()},
+        {key: one.judgement for key, one in judged.items()},
         {},
     )
     result["errors_together"] = errors_together(_wrong(dataset, list(scores), samples))
-    _write(dataset, result, judged)
+    write_tables(Path("metrics", ENSEMBLE, dataset), result, judged)
+    io.write_json(Path("metrics", ENSEMBLE, f"{dataset}.json"), result)
     print(f"{dataset}: {', '.join(choice.members)}, chosen by {choice.by}: mean image AUROC {result['mean']['image_auroc']['value']:.3f}")
     return errors.OK
 
@@ -88,7 +89,7 @@ def _calibrated(folder: Path, samples: Mapping[str, Any]) -> dict[str, Scores]:
     return found
 
 
-def _judge(params: Params, category: str, splits: dict[str, list[dict[str, Any]]], members: list[dict[str, Scores]]) -> dict[str, Any]:
+def _judge(params: Params, category: str, splits: dict[str, list[dict[str, Any]]], members: list[dict[str, Scores]]) -> Judged:
     """The mean of the members' scores, judged as any model's."""
     protocol = params.protocol
     scored = {}
@@ -101,7 +102,7 @@ def _judge(params: Params, category: str, splits: dict[str, list[dict[str, Any]]
     masked = {split: np.ones(len(samples), dtype=bool) for split, samples in splits.items()}
     rule = Rule(protocol.fpr_limits, protocol.target_false_alarm_rate, protocol.bootstrap_resamples, protocol.pixel_bins_above)
     judgement = judge_category(scored, groups, masked, np.empty(0, dtype=np.float32), rule)
-    return {"judgement": judgement, "predictions": predictions_of([0], splits, scored, [])}
+    return Judged(judgement, predictions_of([0], splits, scored, []), [])
 
 
 def _wrong(dataset: str, models: list[str], samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -121,16 +122,6 @@ def _wrong(dataset: str, models: list[str], samples: Mapping[str, Any]) -> dict[
             [(row["image_score"] > default[model][row["category"]]) != (row["label"] == 1) for row in ordered], dtype=bool
         )
     return wrong
-
-
-def _write(dataset: str, result: dict[str, Any], judged: Mapping[str, dict[str, Any]]) -> None:
-    folder = Path("metrics", ENSEMBLE, dataset)
-    for file, text in tables_of(result).items():
-        io.write_text(folder / file, text)
-    io.write_json(folder / "thresholds.json", {category: thresholds_of(one["judgement"], []) for category, one in judged.items()})
-    rows = [prediction for one in judged.values() for prediction in one["predictions"]]
-    io.write_table(folder / "predictions.parquet", {column: [row[column] for row in rows] for column in PREDICTION})
-    io.write_json(Path("metrics", ENSEMBLE, f"{dataset}.json"), result)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     import numpy as np
 
     from stages.metrics.judgement import Rule, judge_category
-    from stages.metrics.result import predictions_of, result_folder
+    from stages.metrics.result import Judged, predictions_of, result_folder
 
     run, protocol = params.runs[name], params.protocol
     places = [artefact.fitted(artefact.folder(run.dataset, run.model, row, category, seed)) for seed in params.seeds(run)]
@@ -68,10 +68,10 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     io.write_text(folder / "thresholds.txt", judgement.text)
     for file, content in _pictures(params, run, f"{row} on {category}", splits["test"], scored, judgement).items():
         io.write_bytes(folder / file, content)
-    predictions = predictions_of(params.seeds(run), splits, scored, out_of_fold)
+    judged = Judged(judgement, predictions_of(params.seeds(run), splits, scored, out_of_fold), out_of_fold)
     config = io.read_json(places[0] / "config.json")
     learnt_from = {"weights": (config["encoder"].get("weights") or {"name": "none"})["name"], "auxiliary": config.get("auxiliary", {})}
-    return {"judgement": judgement, "predictions": predictions, "out_of_fold": out_of_fold, **learnt_from}
+    return {"judged": judged, **learnt_from}
 
 
 def _score(params: Params, run: RunEntry, places: list[Path], splits: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
@@ -105,23 +105,18 @@ def _pictures(params: Params, run: RunEntry, title: str, samples: list[dict[str,
 
 def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> dict[str, Any]:
     """The tables of one model over its categories; returns its result as it stands in git."""
-    from stages.metrics.result import PREDICTION, result_folder, result_of, tables_of, thresholds_of
+    from stages.metrics.result import result_folder, result_of, write_tables
 
-    run, folder = params.runs[name], result_folder(params.runs[name].dataset, params.runs[name].model, row)
+    run = params.runs[name]
     done = {category: value for category, value in judged.items() if "refused" not in value}
     weights = next((value["weights"] for value in done.values()), None)
     about = {"dataset": run.dataset, "model": row, "label": params.rows(run.model)[row].label, "encoder": run.encoder, "weights": weights}
     if auxiliary := next((value["auxiliary"] for value in done.values()), {}):
         about["auxiliary"] = auxiliary
     refused = {category: value["refused"] for category, value in judged.items() if "refused" in value}
-    result = result_of(about | {"seeds": params.seeds(run)}, {category: value["judgement"] for category, value in done.items()}, refused)
-    for file, text in tables_of(result).items():
-        io.write_text(folder / file, text)
-    io.write_json(
-        folder / "thresholds.json", {category: thresholds_of(value["judgement"], value["out_of_fold"]) for category, value in done.items()}
-    )
-    rows = [prediction for value in done.values() for prediction in value["predictions"]]
-    io.write_table(folder / "predictions.parquet", {column: [row[column] for row in rows] for column in PREDICTION})
+    judged = {category: value["judged"] for category, value in done.items()}
+    result = result_of(about | {"seeds": params.seeds(run)}, {category: one.judgement for category, one in judged.items()}, refused)
+    write_tables(result_folder(run.dataset, run.model, row), result, judged)
     return result
 
 

@@ -1,11 +1,12 @@
-"""What is written down of one model on one data set: its result as it stands in git, and its tables. Judgements in, plain data and text out."""
+"""What is written down of one model on one data set: its result as it stands in git, and its tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from stages import io
 from stages.metrics import tables
 from stages.metrics.judgement import DEFAULT, Judgement, Scored, mean_over
 
@@ -59,6 +60,24 @@ def tables_of(result: dict[str, Any]) -> dict[str, str]:
         "summary_metrics_pretty.md": tables.pretty_markdown(cells, mean),
         **{f"{category}/metrics.csv": tables.metrics_csv(own) for category, own in cells.items()},
     }
+
+
+class Judged(NamedTuple):
+    """One model on one category."""
+
+    judgement: Judgement
+    predictions: list[dict[str, Any]]  # as `predictions_of` gives them
+    out_of_fold: list[dict[str, Any]]  # rows with sample_id and image_score
+
+
+def write_tables(folder: Path, result: dict[str, Any], judged: Mapping[str, Judged]) -> None:
+    """All of one model on one data set but what stands in git: tables, thresholds.json, predictions.parquet. judged: by category."""
+    for file, text in tables_of(result).items():
+        io.write_text(folder / file, text)
+    thresholds = {category: thresholds_of(one.judgement, one.out_of_fold) for category, one in judged.items()}
+    io.write_json(folder / "thresholds.json", thresholds)
+    rows = [prediction for one in judged.values() for prediction in one.predictions]
+    io.write_table(folder / "predictions.parquet", {column: [row[column] for row in rows] for column in PREDICTION})
 
 
 def thresholds_of(judgement: Judgement, out_of_fold: list[dict[str, Any]]) -> dict[str, Any]:
