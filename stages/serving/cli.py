@@ -178,6 +178,29 @@ def predict(
     raise typer.Exit(errors.MENDABLE if any(verdict.verdict == serve.UNREADABLE for verdict in verdicts) else errors.OK)
 
 
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="A model of params.yaml.")],
+    dataset: Annotated[str | None, typer.Option(help="The data set, where several run this model.")] = None,
+    category: Annotated[list[str] | None, typer.Option(help="Only this category; may be given more than once.")] = None,
+    budget_minutes: Annotated[float, typer.Option(help="No trial begins that would not end in this time.")] = 10,
+    trials: Annotated[int | None, typer.Option(help="Stop after so many trials in all, earlier ones included.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws and of the planted defects.")] = 0,
+    space: Annotated[Path | None, typer.Option(help="A YAML file of `option: [values]` or `option: {low, high, log}`: only these.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget the earlier trials of this search.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the best into params.yaml, where it is better.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search a model's parameters on held-out images, never on test images. Called again, it goes on."""
+    from stages.serving import tune as tuning
+
+    tuned = tuning.tune(
+        model, dataset, category or (), budget_s=60 * budget_minutes, trials=trials, seed=seed, space=space, restart=restart, apply=apply,
+        say=lambda text: typer.echo(text, err=as_json),
+    )  # fmt: skip
+    typer.echo(as_text(tuning.as_dict(tuned)) if as_json else tuning.render(tuned))
+
+
 @models.command("list")
 def models_list(backbones: Folder = None, as_json: Json = False) -> None:
     """Every named configuration: backbone, size, schedules (epochs x batch), weights and whether they are here."""
