@@ -128,15 +128,19 @@ def verdict(tuned: Tuned) -> str:
     """One sentence on whether the best is better, two where the figures need a word."""
     decision, now = tuned.decision, tuned.trials[0]
     if not decision.best.changes:
-        return f"Nothing that was tried is better than what you have (AUROC {now.auroc:.4f})."
+        others = f"{decision.compared} other{'' if decision.compared == 1 else 's'}"
+        return f"Nothing that was tried ({others}) is better than what you have (AUROC {now.auroc:.4f})."
     value, low, high = decision.difference
     if value == 0:
         why = "both find everything" if now.auroc == 1 else "both have the same AUROC"
         return f"No better than what you have: {why}; the wider margin of trial {decision.best.number} is a hint, no proof."
-    interval = f"AUROC {value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+    against = "AUROC against planted defects" if tuned.search.task.planted else "AUROC"
+    interval = f"{against} {value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
     care = f"over held-out images, widened because it is the best of {decision.compared}"
     if not decision.enough:
-        return f"It cannot be told whether that is better: {decision.images} held-out good images are too few, {FEWEST} at least; {interval}."
+        return (
+            f"It cannot be told whether that is better: {decision.images} held-out good images are too few, {FEWEST} at least; {interval}."
+        )
     return f"{'Better' if decision.better else 'No better'} than what you have: {interval} ({care})."
 
 
