@@ -1,7 +1,8 @@
 """Synthetic defects in copies of good images, for a search that has no bad ones it may look at.
 
 Three kinds: a texture blended in through a Perlin mask (as DRAEM's, arXiv:2108.07610), a piece of another image pasted (CutPaste,
-arXiv:2104.04015), and a thin scratch (its "scar"). Each comes small and large, at moderate contrast: a task that every model solves ranks none.
+arXiv:2104.04015), and a thin scratch (its "scar"). Each comes small and large, at moderate contrast: a task that every model solves ranks none, and
+neither does one that none solves (defects half as wide and half as strong ranked PaDiM's parameters on `parts` by luck).
 They are no real defects. What ranks two parameter sets on them may rank them otherwise on yours, so every figure made of them says so.
 """
 
@@ -16,9 +17,9 @@ from torch import Tensor
 from stages.detectors.perlin import perlin_masks
 
 KINDS = ("texture", "patch", "scratch")
-EXTENTS = (1 / 14, 1 / 6)  # sides of the box that holds a defect, as shares of the image's
+EXTENTS = (1 / 9, 1 / 4)  # sides of the box that holds a defect, as shares of the image's
 COPIES = 72  # of one category at most; so few images to encode cost seconds
-VISIBLE = 4.0  # grey levels of mean change; less is no defect, and is drawn anew
+VISIBLE = 8.0  # grey levels of mean change; less is no defect, and is drawn anew
 TRIES = 10
 
 
