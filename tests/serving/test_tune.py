@@ -312,3 +312,10 @@ def test_without_features_the_stage_to_run_is_named(project):
     shutil.rmtree("features/tiny/net")
     with pytest.raises(FileNotFoundError, match="Run `dvc repro extract`"):
         tune("patchcore")
+
+
+def test_images_in_tiles_are_refused_where_defects_would_have_to_be_planted(project):
+    path = Path("features/tiny/pixels/encoder.json")
+    io.write_json(path, io.read_json(path) | {"tiles": {"height": 64, "width": 64, "tile": 32, "overlap": 0}})
+    with pytest.raises(UserError, match="cut into tiles.*bad images of each category must be held out"):
+        tuning.tune("toy", "tiny", budget_s=60, trials=2)

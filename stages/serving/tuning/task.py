@@ -64,6 +64,11 @@ def task_of(params: Params, name: str, categories: list[str], seed: int) -> Task
             raise UserError(f"{run.dataset}: category {category!r} holds out no good image (split val), so there is nothing to tune on")
     if all(_bad(val, category) >= REAL_AT_LEAST for category in chosen):
         return Task(run, chosen, train, val, [], None)
+    if "tiles" in _about(run):
+        raise UserError(
+            f"the images of {run.dataset} are cut into tiles, where no defects can be planted. At least {REAL_AT_LEAST} bad images of each category "
+            "must be held out (split val of data/<dataset>/manifest.json) to tune on"
+        )
     good = [row for row in val if row["label"] == 0]
     folder, copies = _planted(params, run, good, seed)
     return Task(run, chosen, train, good, copies, folder)
