@@ -16,6 +16,7 @@ from stages import io, params
 from stages.datasets import adapters
 from stages.detectors import zoo
 from stages.params import ParamsError, nearest
+from stages.serving.add import TAKEN
 
 ROOT = "../../"  # from where the verbs run
 FEATURES, RUNS = ("prepare", "extract", "manifest"), ("train", "evaluate", "ensemble", "bench", "report", "track")
@@ -98,7 +99,7 @@ def _moved(stage: dict[str, Any], name: str, wdir: str | None = None) -> dict[st
 def _of_a_data_set(dep: str) -> bool:
     """Whether the dep is written out for one of the root's data sets, as those of report and track are."""
     parts = dep.split("/")
-    return parts[0] in ("metrics", "models", "data", "features") and len(parts) > 1 and not parts[1].startswith("${") and parts[1] != "bench"
+    return parts[0] in ("metrics", "models", "data", "features") and len(parts) > 1 and not parts[1].startswith("${") and parts[1] not in TAKEN
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -38,13 +38,20 @@ def test_every_configuration_has_a_run_whose_code_lies_where_it_says(written, ro
 
 def test_each_file_is_small_enough_for_one_lock_and_names_only_its_own_data(written):
     settings = params.load(written / "params.yaml")
-    assert 2 + len(settings.extracts) <= 60 and 2 * len(settings.runs) + 3 <= 110
+    assert 2 + len(settings.extracts) <= 60 and 2 * len(settings.runs) + 4 <= 110
     for file in ("dvc.yaml", "runs/dvc.yaml"):
         text = (written / file).read_text()
         assert "solar" not in text and "/parts" not in text
         for stage in load(written / file)["stages"].values():
             deps = stage.get("do", stage)["deps"]
             assert all(not dep.startswith("stages/") for dep in deps) and len(deps) == len(set(deps))
+
+
+def test_the_page_and_the_tracker_read_every_folder_of_results(written):
+    """Also those that belong to no data set, which keep their names."""
+    stages = load(written / "runs/dvc.yaml")["stages"]
+    assert {"metrics/mvtec", "metrics/bench", "metrics/ensemble"} <= set(stages["report"]["deps"])
+    assert {"metrics/mvtec", "metrics/ensemble", "models/mvtec"} <= set(stages["track"]["deps"])
 
 
 def test_the_same_call_writes_the_same_bytes(written, tmp_path):
