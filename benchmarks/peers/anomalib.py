@@ -4,7 +4,7 @@ Run by `make peers`, in an environment that holds both. The images are one categ
 both sides normalise as the backbone asks. Each side goes from those pixels to scores: Assay encodes with ONNX Runtime and fits on stored features,
 anomalib's torch models are driven by a bare loop in batches of 8, without Lightning. Nothing is downloaded: timm builds the network and the weights
 of the built-in package are loaded into it on both sides. MALLOC_MMAP_THRESHOLD_ is set for both: without it the peer's coreset, which makes a
-large temporary at each pick, was seen to take all memory on a machine with 24 GB.
+large temporary at each pick, was seen to take all memory on a machine with 24 GB. The second table is that of `feature_fed`.
 
     python -m benchmarks.peers.anomalib --train 60 --category washer -o docs/peers.md
 """
@@ -13,19 +13,32 @@ from __future__ import annotations
 
 import argparse
 import platform
-import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor
 
-from stages.datasets import parts
-from stages.datasets.images import read_image, read_mask, resize_image, resize_mask
+from benchmarks.peers import feature_fed
+from benchmarks.peers.setting import (
+    BACKBONE,
+    BATCH,
+    RESNET,
+    SIZE,
+    THEIR_LAYERS,
+    Encoded,
+    Images,
+    Timed,
+    frozen,
+    images,
+    normalised,
+    share_weights,
+    spearman,
+    timed,
+)
 from stages.detectors.density.padim import PaDiM
 from stages.detectors.distillation.stfpm import STFPM
 from stages.detectors.memory_bank.maths.coreset import greedy_coreset
@@ -33,24 +46,7 @@ from stages.detectors.memory_bank.patchcore import PatchCore
 from stages.encoders.encoder import Encoder
 from stages.metrics.footprint import flops
 from stages.metrics.pixels import pixel_metrics
-from stages.params import EncoderEntry
 from stages.training import Run
-from stages.types import Batch, Features
-
-BACKBONE, WEIGHTS, SIZE, BATCH = "tf_efficientnet_lite0", "efficientnet-lite0", 256, 8
-THEIR_LAYERS = {"layer1": "blocks.1", "layer2": "blocks.2", "layer3": "blocks.4"}
-
-
-class Images(NamedTuple):
-    train: Tensor  # (N, 3, SIZE, SIZE) uint8
-    test: Tensor
-    label: np.ndarray
-    mask: np.ndarray  # (N, SIZE, SIZE) bool
-
-
-class Timed(NamedTuple):
-    value: Any
-    seconds: float  # of CPU
 
 
 class Comparison(NamedTuple):
@@ -61,48 +57,6 @@ class Comparison(NamedTuple):
     theirs_s: float
     agreement: str
     goal: str
-
-
-def timed(call: Callable[[], Any]) -> Timed:
-    start = time.process_time()
-    value = call()
-    return Timed(value, time.process_time() - start)
-
-
-def images(category: str, train: int, test: int) -> Images:
-    """Drawn as the data set `parts` is, decoded and resized once, so that both sides see the same levels."""
-    with tempfile.TemporaryDirectory() as folder:
-        counts = {"train_normal": train, "test_normal": test, "test_anomalous": test, "shift_normal": 0, "shift_anomalous": 0}
-        reading = parts.read(Path(), Path(folder), seed=0, contamination=0.0, **counts)
-        samples = [sample for sample in reading.samples if sample.category == category]
-        pixels = {sample.sample_id: resize_image(read_image(reading.root / sample.image_path), SIZE) for sample in samples}
-        tests = [sample for sample in samples if sample.split == "test"]
-        blank = np.zeros((SIZE, SIZE), dtype=bool)
-        masks = [resize_mask(read_mask(reading.root / one.mask_path, 0), SIZE).astype(bool) if one.mask_path else blank for one in tests]
-
-    def stacked(chosen: list[Any]) -> Tensor:
-        return torch.from_numpy(np.stack([pixels[sample.sample_id] for sample in chosen])).permute(0, 3, 1, 2).contiguous()
-
-    learnt = stacked([sample for sample in samples if sample.split == "train"])
-    return Images(learnt, stacked(tests), np.array([sample.label for sample in tests]), np.stack(masks))
-
-
-class Encoded:
-    """Images as detectors take them, encoded once."""
-
-    def __init__(self, encoder: Encoder, pixels: Tensor) -> None:
-        parts = [encoder.encode(part) for part in pixels.split(BATCH)]
-        self.features: Features = {"pixels": pixels, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
-        self.samples = len(pixels)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for first in range(0, self.samples, BATCH):
-            yield self.take(list(range(first, min(first + BATCH, self.samples))))
-
-    def take(self, positions: list[int]) -> Batch:
-        count = len(positions)
-        features = {name: value[positions] for name, value in self.features.items()}
-        return Batch(features, torch.zeros(count, dtype=torch.int64), None, [str(position) for position in positions], ["part"] * count)
 
 
 def ours(make: Callable[[], Any], encoder: Encoder, data: Images) -> tuple[Any, Timed]:
@@ -136,47 +90,11 @@ def theirs(model: torch.nn.Module, learn: Callable[[Tensor], None], finish: Call
     return timed(all_of_it)
 
 
-def share_weights(encoder: Encoder) -> None:
-    """Every pretrained network that anomalib asks timm for gets the weights of `encoder`; nothing is downloaded."""
-    plain, state = timm.create_model, {name.removeprefix("chain."): value for name, value in encoder.eager.state_dict().items()}
-
-    def create(name: str, pretrained: bool = False, **options: Any) -> torch.nn.Module:
-        network = plain(name, pretrained=False, **options)
-        if pretrained:
-            own = network.state_dict()
-            fitting = {key: state[ours] for key in own if (ours := _our_name(key)) in state}
-            missing = [
-                key for key in own if key not in fitting and not key.startswith(("blocks.5", "blocks.6", "conv_head", "bn2", "classifier"))
-            ]
-            if missing:
-                raise RuntimeError(f"weights of {name} are missing for {missing[:3]}")
-            network.load_state_dict(fitting, strict=False)
-        return network
-
-    timm.create_model = create
-
-
-def _our_name(key: str) -> str:
-    """timm's blocks.1.0.conv is blocks_1.0.conv in an encoder that is cut into a chain."""
-    return key.replace("blocks.", "blocks_", 1)
-
-
-def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(first, second).statistic)
-
-
 def compare(data: Images, encoder: Encoder) -> Iterator[Comparison]:
     from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    eager = encoder.eager
-    learn_nothing = torch.no_grad()
-
-    def normalise(pixels: Tensor) -> Tensor:
-        return (pixels.float() / 255 - eager.mean) / eager.std
-
+    learn_nothing, normalise = torch.no_grad(), partial(normalised, encoder)
     for ratio, learnt in ((0.1, data), (1.0, data._replace(train=data.train[: len(data.train) // 5]))):
         model = PatchcoreModel([THEIR_LAYERS["layer2"], THEIR_LAYERS["layer3"]], BACKBONE, pre_trained=True)
         with learn_nothing:
@@ -269,7 +187,7 @@ def line(row: Comparison) -> str:
     return f"| {row.what} | {row.ours_s:.2f} | {row.theirs_s:.2f} | {row.theirs_s / row.ours_s:.1f}x | {row.agreement} | {row.goal} |"
 
 
-def page(rows: list[Comparison], arguments: argparse.Namespace, count: Images) -> str:
+def page(rows: list[str], fed: list[str], arguments: argparse.Namespace, count: Images) -> str:
     """docs/peers.md, whole."""
     import anomalib
 
@@ -278,7 +196,8 @@ def page(rows: list[Comparison], arguments: argparse.Namespace, count: Images) -
         f"{BACKBONE} with the built-in weights on both sides; anomalib {anomalib.__version__}, torch {torch.__version__}, "
         f"{platform.machine()}, one thread. CPU seconds of one process, from decoded pixels to scores."
     )
-    return "\n".join(["# Beside anomalib", "", __doc__.split("\n\n")[0], "", *HEAD, *map(line, rows), "", about, "", NOTES, ""])
+    first = ["# Beside anomalib", "", __doc__.split("\n\n")[0], "", *HEAD, *rows, "", about, "", NOTES, ""]
+    return "\n".join([*first, *feature_fed.section(fed, len(count.train)), ""])
 
 
 NOTES = """\
@@ -293,6 +212,15 @@ NOTES = """\
 - anomalib has what Assay has not: more models, video and 3-D data, OpenVINO export, a graphical application, a large community."""
 
 
+def _printed(rows: Iterator[Any], line: Callable[[Any], str]) -> list[str]:
+    """The lines of a table, each shown when it is measured."""
+    lines = []
+    for row in rows:
+        lines.append(line(row))
+        print(lines[-1], flush=True)
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--category", default="washer")
@@ -301,16 +229,13 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=None, help="write the page here; without it the table is printed only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    entry = EncoderEntry(kind="cnn", image_size=SIZE, backbone=BACKBONE, weights=WEIGHTS, layers=list(THEIR_LAYERS), runtime="onnxruntime")
-    encoder = Encoder.from_entry("lite0", entry, "cpu", 1, Path("backbones"))
-    share_weights(encoder)
+    lite, resnet = frozen(BACKBONE), frozen(RESNET)
+    share_weights()
     data = images(arguments.category, arguments.train, arguments.test)
-    rows = []
-    for row in compare(data, encoder):
-        rows.append(row)
-        print(line(row), flush=True)
+    rows = _printed(compare(data, lite), line)
+    fed = _printed(feature_fed.compare(data, lite, resnet), feature_fed.line)
     if arguments.out:
-        arguments.out.write_text(page(rows, arguments, data), encoding="utf-8")
+        arguments.out.write_text(page(rows, fed, arguments, data), encoding="utf-8")
 
 
 if __name__ == "__main__":
