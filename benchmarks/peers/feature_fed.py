@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,6 @@ from stages.detectors.flow.fastflow import FastFlow
 from stages.detectors.memory_bank.cfa import CFA
 from stages.encoders.encoder import Encoder
 from stages.metrics.footprint import flops
-from stages.metrics.ranking import auroc
 from stages.training import Run
 from stages.types import Detector
 
@@ -48,7 +46,7 @@ class Row(NamedTuple):
     theirs_s: float
     bound: float
     operations: float | None  # of the trained part, ours over theirs; None where torch counts next to nothing
-    agreement: str
+    agreement: float | None
 
     @property
     def ratio(self) -> float:
@@ -71,7 +69,7 @@ def _row(what: str, detector: Detector, make: Callable[[Encoder], Peer], encoder
     peer = make(encoder)
     theirs = timed(lambda: peer.train(data.train))
     ours = timed(lambda: detector.fit(Encoded(encoder, data.train), None, Run(seed=0, quiet=True)))
-    agreement = _agreement(peer, _scores(detector, encoder, data.test), _their_scores(peer, encoder, data.test), data.label)
+    agreement = _agreement(detector, peer, encoder, data.test)
     return Row(what, ours.seconds, theirs.seconds, *_counted(detector, make(encoder), encoder, data.train[:COUNTED]), agreement)
 
 
@@ -84,20 +82,15 @@ def _counted(detector: Detector, peer: Peer, encoder: Encoder, few: Tensor) -> t
     return whole / (trained + encoding), own / trained if trained > backbone / 100 else None
 
 
-def _agreement(peer: Peer, ours: np.ndarray, theirs: np.ndarray, label: np.ndarray) -> str:
-    if peer.passes == 1:  # nothing is drawn, so the scores themselves must agree
-        return f"{spearman(ours, theirs):.4f}"
-    return f"{auroc(ours, label):.3f} / {auroc(theirs, label):.3f}"
-
-
-def _scores(detector: Detector, encoder: Encoder, pixels: Tensor) -> np.ndarray:
-    return torch.cat([detector.score(batch.features).image_score for batch in Encoded(encoder, pixels)]).numpy()
-
-
-@torch.inference_mode()
-def _their_scores(peer: Peer, encoder: Encoder, pixels: Tensor) -> np.ndarray:
+def _agreement(detector: Detector, peer: Peer, encoder: Encoder, pixels: Tensor) -> float | None:
+    """Spearman correlation of the scores of these images, where nothing is drawn; random starts differ."""
+    if peer.passes > 1:
+        return None
+    ours = torch.cat([detector.score(batch.features).image_score for batch in Encoded(encoder, pixels)])
     peer.model.eval()
-    return torch.cat([peer.model(normalised(encoder, part)).pred_score.flatten() for part in pixels.split(BATCH)]).numpy()
+    with torch.inference_mode():
+        theirs = torch.cat([peer.model(normalised(encoder, part)).pred_score for part in pixels.split(BATCH)])
+    return spearman(ours.numpy(), theirs.numpy())
 
 
 def _descending(
@@ -205,8 +198,9 @@ HEAD = [
 
 def line(row: Row) -> str:
     operations = "" if row.operations is None else f"{row.operations:.2f}"
+    agreement = "" if row.agreement is None else f"{row.agreement:.4f}"
     measured = f"{row.ours_s:.2f} | {row.theirs_s:.2f} | {row.ratio:.2f}x | {row.bound:.2f}x | {row.ratio / row.bound:.0%}"
-    return f"| {row.what} | {measured} | {operations} | {row.agreement} |"
+    return f"| {row.what} | {measured} | {operations} | {agreement} |"
 
 
 def section(lines: list[str], images: int) -> list[str]:
@@ -220,9 +214,9 @@ NOTES = """\
 - The same frozen weights on both sides. anomalib's FastFlow, Reverse Distillation and CFA take no EfficientNet: there a ResNet-18 with one set of
   random weights stands on both sides. Optimiser, learning rate, batch size and the method's own options are equal; SuperSimpleNet sees one layer
   and CFA's descriptor is narrow so that the page is made in minutes.
-- bound by FLOPs: see above; what lies above it is won elsewhere. FLOPs of the trained part: Assay's over anomalib's. Below 1, fewer operations do
-  the same: FastFlow's permutation is an index and not a convolution. torch counts convolutions and matrix products alone.
+- What lies above the bound is won elsewhere. FLOPs of the trained part: Assay's over anomalib's. Below 1, fewer operations do the same:
+  FastFlow's permutation is an index and not a convolution, and CFA looks for the nearest centres without a gradient. torch counts convolutions
+  and matrix products alone.
 - Beyond that, encoding is faster in ONNX Runtime than the same network in PyTorch, and Assay's encoder ends at the last layer that is asked
   for, where anomalib's EfficientNet runs all of its blocks; that is in the bound, and is all of it for DFM.
-- agreement: AUROC of the test images, Assay / anomalib, each from its own random start; for DFM, where nothing is drawn, the Spearman correlation
-  of the scores."""
+- agreement: Spearman correlation of the scores of the test images, where nothing is drawn."""
