@@ -206,7 +206,7 @@ def line(row: Row) -> str:
 def section(lines: list[str], images: int) -> list[str]:
     """Of docs/peers.md."""
     about = f"{images} training images, {EPOCHS} epochs in batches of {BATCH} (DFM: one pass), the defaults of each method where nothing is said."
-    method = __doc__.split("\n\n")[1].replace("EPOCHS epochs ", "")
+    method = __doc__.split("\n\n")[1].strip().replace("EPOCHS epochs ", "")
     return ["## Training on stored features", "", method, "", *HEAD, *lines, "", about, "", NOTES]
 
 
