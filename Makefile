@@ -21,7 +21,7 @@ help:
 	@echo "make repro      run the pipeline on the built-in data; print the leaderboard and where the report lies"
 	@echo "make test       the tests, offline"
 	@echo "make test-slow  the tests marked slow"
-	@echo "make peers      Assay beside anomalib: times and agreement, written to docs/peers.md"
+	@echo "make peers      Assay beside anomalib: times and agreement, written to docs/peers.md and docs/peers_training.md"
 	@echo "make parity     every model beside its reference on the same weights, written to docs/parity.md"
 	@echo "make lint       ruff"
 	@echo "make venv       only the virtual environment ($(VENV)), as requirements.lock says"
@@ -51,6 +51,7 @@ peers-venv: venv
 
 peers: peers-venv
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 MALLOC_MMAP_THRESHOLD_=4194304 $(PEERS)/bin/python -W ignore -m benchmarks.peers.anomalib -o docs/peers.md
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m benchmarks.peers.feature_fed -o docs/peers_training.md
 
 parity: peers-venv
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PEERS)/bin/python -W ignore -m benchmarks.parity -o docs/parity.md

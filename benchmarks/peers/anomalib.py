@@ -4,7 +4,7 @@ Run by `make peers`, in an environment that holds both. The images are one categ
 both sides normalise as the backbone asks. Each side goes from those pixels to scores: Assay encodes with ONNX Runtime and fits on stored features,
 anomalib's torch models are driven by a bare loop in batches of 8, without Lightning. Nothing is downloaded: timm builds the network and the weights
 of the built-in package are loaded into it on both sides. MALLOC_MMAP_THRESHOLD_ is set for both: without it the peer's coreset, which makes a
-large temporary at each pick, was seen to take all memory on a machine with 24 GB. The second table is that of `feature_fed`.
+large temporary at each pick, was seen to take all memory on a machine with 24 GB. Training on stored features has a page of its own: `feature_fed`.
 
     python -m benchmarks.peers.anomalib --train 60 --category washer -o docs/peers.md
 """
@@ -22,11 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers import feature_fed
 from benchmarks.peers.setting import (
     BACKBONE,
     BATCH,
-    RESNET,
     SIZE,
     THEIR_LAYERS,
     Encoded,
@@ -35,6 +33,7 @@ from benchmarks.peers.setting import (
     frozen,
     images,
     normalised,
+    printed,
     share_weights,
     spearman,
     timed,
@@ -187,7 +186,7 @@ def line(row: Comparison) -> str:
     return f"| {row.what} | {row.ours_s:.2f} | {row.theirs_s:.2f} | {row.theirs_s / row.ours_s:.1f}x | {row.agreement} | {row.goal} |"
 
 
-def page(rows: list[str], fed: list[str], arguments: argparse.Namespace, count: Images) -> str:
+def page(rows: list[str], arguments: argparse.Namespace, count: Images) -> str:
     """docs/peers.md, whole."""
     import anomalib
 
@@ -196,8 +195,7 @@ def page(rows: list[str], fed: list[str], arguments: argparse.Namespace, count: 
         f"{BACKBONE} with the built-in weights on both sides; anomalib {anomalib.__version__}, torch {torch.__version__}, "
         f"{platform.machine()}, one thread. CPU seconds of one process, from decoded pixels to scores."
     )
-    first = ["# Beside anomalib", "", __doc__.split("\n\n")[0], "", *HEAD, *rows, "", about, "", NOTES, ""]
-    return "\n".join([*first, *feature_fed.section(fed, len(count.train)), ""])
+    return "\n".join(["# Beside anomalib", "", __doc__.split("\n\n")[0], "", *HEAD, *rows, "", about, "", NOTES, ""])
 
 
 NOTES = """\
@@ -212,15 +210,6 @@ NOTES = """\
 - anomalib has what Assay has not: more models, video and 3-D data, OpenVINO export, a graphical application, a large community."""
 
 
-def _printed(rows: Iterator[Any], line: Callable[[Any], str]) -> list[str]:
-    """The lines of a table, each shown when it is measured."""
-    lines = []
-    for row in rows:
-        lines.append(line(row))
-        print(lines[-1], flush=True)
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--category", default="washer")
@@ -229,13 +218,12 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=None, help="write the page here; without it the table is printed only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lite, resnet = frozen(BACKBONE), frozen(RESNET)
+    lite = frozen(BACKBONE)
     share_weights()
     data = images(arguments.category, arguments.train, arguments.test)
-    rows = _printed(compare(data, lite), line)
-    fed = _printed(feature_fed.compare(data, lite, resnet), feature_fed.line)
+    rows = printed(compare(data, lite), line)
     if arguments.out:
-        arguments.out.write_text(page(rows, fed, arguments, data), encoding="utf-8")
+        arguments.out.write_text(page(rows, arguments, data), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -114,3 +114,12 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     from scipy.stats import spearmanr
 
     return float(spearmanr(first, second).statistic)
+
+
+def printed(rows: Iterator[Any], line: Callable[[Any], str]) -> list[str]:
+    """The lines of a table, each shown when it is measured."""
+    lines = []
+    for row in rows:
+        lines.append(line(row))
+        print(lines[-1], flush=True)
+    return lines
