@@ -180,8 +180,9 @@ intervals are 95 % bootstrap intervals over test images. {machine}.
 """
 FOOT = """\
 - A trivial row above a model says that the model has learnt nothing here that counts; losing rows stay.
-- `weights` are those of the frozen encoder; `none` learns from pixels alone. EfficientAD's teacher is not built in and has to be made first, from the
-  training images of another seed: `assay weights distill-pdn pdn-small-quarter --dataset parts --image-size 128 --batch-size 4 --steps 300`.
+- `weights` are those of the frozen encoder; `none` learns from pixels alone. EfficientAD's teacher and DSR's autoencoder are not built in and have
+  to be made first, from the images of `parts` with seed 0: `assay weights distill-pdn pdn-small-quarter --dataset parts --image-size 128
+  --batch-size 4 --steps 300`, `assay weights train-vq vq-dsr-quarter --dataset parts --image-size 128 --batch-size 8 --steps 1500`.
 - `train s`: seconds of the verb `train`, all categories in two processes, on a machine with other work.
 - Made by `python -m benchmarks.zoo --dataset {dataset} --out {out}`."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages import engine, errors, io
 from stages.datasets.samples import manifest_samples
+from stages.datasets.shots import references
 from stages.detectors import artefact
 from stages.params import Params, ParamsError, RunEntry, load
 
@@ -64,6 +65,7 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
     run, entry = params.runs[name], params.rows(params.runs[name].model)[row]
     place = artefact.folder(run.dataset, run.model, row, category, seed)
     train, val = (_samples(run.dataset, category, split) for split in ("train", "val"))
+    train = references(train, entry.shots, seed)
     config = {
         "model": row,
         "detector": entry.detector,
@@ -75,6 +77,8 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
     code = [io.file_hash(path) for path in sorted({*Path(run.code).rglob("*.py"), Path(run.code)}) if path.is_file()]
     label = f"{name} {row} {category} seed {seed}"
     try:
+        if entry.shots and len(train) < entry.shots:
+            raise Refusal(f"{entry.shots} normal images are asked for, {category} has {len(train)} to learn from")
         detector = _make(params, run, row)
         _require_backbone(detector.needs.backbone, config["encoder"]["entry"], run.model)
         normal, held_out = (_batches(params, run, detector, samples) for samples in (train, val))
@@ -82,7 +86,7 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
         config |= {"auxiliary": {name: images.name for name, images in aux.items()}} if aux else {}
         state = RESUME / name / io.content_hash([config, category, code])[:16]
         session = Run(seed=seed, device=params.compute.device, resume=state, label=label, aux=aux, backbones=params.backbones_folder)
-        detector.fit(normal, held_out, session)
+        detector.fit(normal, None if entry.shots else held_out, session)  # k-shot means that no more than k images are seen
         artefact.save(place, detector, config, session.history)
     except Refusal as reason:
         print(f"{name} {category}: {reason}")
@@ -90,7 +94,10 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
 
 
 def fit_folds(params: Params, name: str, row: str, category: str, seed: int) -> None:
-    """Held-out scores of the training images, for models whose fit is one cheap pass; without them validation images speak alone."""
+    """Held-out scores of the training images, for models whose fit is one cheap pass; without them validation images speak alone.
+
+    A few shots are too few to hold one out.
+    """
     from stages.detectors.out_of_fold import out_of_fold_scores
     from stages.training import Run
     from stages.types import Refusal
@@ -102,7 +109,7 @@ def fit_folds(params: Params, name: str, row: str, category: str, seed: int) -> 
 
     try:
         detector = _make(params, run, row)
-        if not detector.one_pass:
+        if not detector.one_pass or params.rows(run.model)[row].shots:
             return
         groups, session = [sample["group"] for sample in train], Run(seed=seed, device=params.compute.device, quiet=True)
         scores = out_of_fold_scores(lambda: _make(params, run, row), select, groups, params.protocol.folds, session)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages import detectors, engine
+from stages.datasets.shots import references
 from stages.errors import UserError
 from stages.metrics.ranking import auroc
 from stages.params import Params
@@ -77,13 +78,13 @@ def fit_and_score(params: Params, task: Task, detector: str, options: Options, c
     try:
         fresh = detectors.build(detector, options, at=("models", run.model))
         layers = fresh.needs.layers
-        train, val = (
-            open_batches(run.dataset, run.encoder, [row for row in rows if row["category"] in categories], layers, params)
-            for rows in (task.train, task.val)
-        )
+        seed, shots = params.seeds(run)[0], params.rows(run.model)[run.model].shots
+        learnt = references([row for row in task.train if row["category"] in categories], shots, seed)
+        held_out = [row for row in task.val if row["category"] in categories]
+        train, val = (open_batches(run.dataset, run.encoder, rows, layers, params) for rows in (learnt, held_out))
         aux = _auxiliary(params, fresh.needs.aux, train)
-        session = Run(seed=params.seeds(run)[0], device=params.compute.device, quiet=True, aux=aux, backbones=params.backbones_folder)
-        fitted = fresh.fit(train, val, session).to(resolve_device(params.compute.device)).eval()
+        session = Run(seed=seed, device=params.compute.device, quiet=True, aux=aux, backbones=params.backbones_folder)
+        fitted = fresh.fit(train, None if shots else val, session).to(resolve_device(params.compute.device)).eval()
         scores = {}
         for category in categories:
             own = open_batches(run.dataset, run.encoder, [row for row in task.val if row["category"] == category], layers, params)
