@@ -43,7 +43,7 @@ def scores(dataset: str, category: str, method: str, shots: int) -> np.ndarray:
     detector, options = METHODS[method]
     found = []
     for seed in SEEDS:
-        model = build(detector, options)
+        model = build(detector, options, at=("models", method))
         known, new = (
             open_batches(dataset, ENCODER, rows, model.needs.layers, settings) for rows in (references(train, shots, seed), test)
         )
