@@ -43,7 +43,7 @@ def main(dataset: str) -> int:
         choice = choose(val)
     except Undefined as reason:
         io.write_json(Path("metrics", ENSEMBLE, f"{dataset}.json"), about | {"refused": str(reason)})
-        Path("metrics", ENSEMBLE, dataset).mkdir(parents=True, exist_ok=True)  # DVC asks for every out
+        io.write_json(Path("metrics", ENSEMBLE, dataset, "refused.json"), {"reason": str(reason)})  # DVC asks for every out
         print(f"{dataset}: no ensemble. {reason}")
         return errors.OK
     judged = {category: _judge(params, category, splits, [scores[name] for name in choice.members]) for category, splits in samples.items()}

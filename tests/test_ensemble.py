@@ -141,7 +141,7 @@ def test_fewer_than_three_detectors_are_a_reason_and_no_row(project):
     Path("params.yaml").write_text(text[:start] + text[end:])
     assert ensemble.main("tiny") == 0
     assert "at least 3 detectors, here are 2" in json.loads(Path("metrics/ensemble/tiny.json").read_text())["refused"]
-    assert "ensemble" not in [row.model for row in leaderboard(params.load())["tiny"]] and Path("metrics/ensemble/tiny").is_dir()
+    assert "ensemble" not in [row.model for row in leaderboard(params.load())["tiny"]] and Path("metrics/ensemble/tiny/refused.json").is_file()
 
 
 def test_a_detector_that_lacks_a_category_takes_no_part(project):
