@@ -46,7 +46,7 @@ def search_of(params: Params, task: Task, detector: str, now: Options, space: Sp
         "code": [io.file_hash(path) for path in [*sorted(Path(__file__).parent.glob("*.py")), *code_of(params, task)]],
         "data": [task.train, task.val, task.copies],
         "features": io.read_json(Path("features", run.dataset, run.encoder, "encoder.json")),
-        "model": [detector, now, params.seeds(run)[0], params.auxiliary.model_dump()],
+        "model": [detector, now, params.seeds(run)[0], params.rows(run.model)[run.model].shots, params.auxiliary.model_dump()],
         "search": [options, seed],
     }
     return Search(task, detector, now, space, seed, HOME / f"{run.dataset}-{run.model}-{io.content_hash(made_of)[:16]}")
