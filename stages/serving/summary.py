@@ -66,7 +66,9 @@ def _verdict(params: Params, best: Row | None, rows: Sequence[Row], detail: Sequ
     elif any(row.tied is False for row in rows):
         why.append("No other model is tied with it: each paired 95 % interval excludes zero.")
     if ensemble := next((row for row in rows if row.members), None):
-        why.append(f"The mean of {', '.join(ensemble.members)} reaches {cell(ensemble.metrics['image_auroc'])}.")
+        better = ensemble is rows[0] and first.tied is False
+        which = "better than any model alone, at the price of asking all" if better else f"not shown to be better than {first.model} alone"
+        why.append(f"The mean of {', '.join(ensemble.members)} reaches {cell(ensemble.metrics['image_auroc'])}: {which}.")
     if floor := next((row for row in rows if row.rank and _is_trivial(params, row.model)), None):
         why.append(f"The strongest trivial baseline, {floor.model}, reaches {cell(floor.metrics['image_auroc'])}.")
     return {"headline": f"Take {best.model}", "why": why, "tiles": _tiles(best, detail)}
