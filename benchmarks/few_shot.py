@@ -83,7 +83,7 @@ def chart(rows: list[dict[str, Any]]) -> str:
     import vl_convert
 
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("shots:O", title="normal images to learn from"), color=alt.Color("method:N", title=None)
+        x=alt.X("shots:O", title="normal images to learn from", axis=alt.Axis(labelAngle=0)), color=alt.Color("method:N", title=None, legend=alt.Legend(orient="bottom", labelLimit=300))
     )
     band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title="image AUROC", scale=alt.Scale(zero=False)), y2="high:Q")
     line = base.mark_line(point=True).encode(y="value:Q")
@@ -94,7 +94,8 @@ def chart(rows: list[dict[str, Any]]) -> str:
 def page(rows: list[dict[str, Any]], svg: str) -> str:
     import torch
 
-    lines = ["# How many good images are enough", "", __doc__.split("\n\n")[1].replace("\n", " "), "", f"![Image AUROC over shots]({svg})", ""]
+    about = "Image AUROC of models that learn from 1 to 16 good images of each category, the same images for every method."
+    lines = ["# How many good images are enough", "", about, "", f"![Image AUROC over shots, with 95 % bands]({svg})", ""]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         lines += [f"**{dataset}**, mean image AUROC over categories", "", f"| method | {' | '.join(map(str, SHOTS))} |", "| --- |" + " ---: |" * len(SHOTS)]
         for method in METHODS:
