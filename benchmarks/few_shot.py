@@ -45,9 +45,7 @@ def scores(dataset: str, category: str, method: str, shots: int) -> np.ndarray:
     found = []
     for seed in SEEDS:
         model = build(detector, options, at=("models", method))
-        known, new = (
-            open_batches(dataset, ENCODER, rows, model.needs.layers, settings) for rows in (references(train, shots, seed), test)
-        )
+        known, new = (open_batches(dataset, ENCODER, rows, model.needs.layers, settings) for rows in (references(train, shots, seed), test))
         model.fit(known, None, Run(seed=seed, quiet=True))
         found.append(np.concatenate([prediction.image_score.numpy() for _, prediction in predictions(model, new)]))
     return np.stack(found)
@@ -83,11 +81,14 @@ def chart(rows: list[dict[str, Any]]) -> str:
     import vl_convert
 
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("shots:O", title="normal images to learn from", axis=alt.Axis(labelAngle=0)), color=alt.Color("method:N", title=None, legend=alt.Legend(orient="bottom", labelLimit=300))
+        x=alt.X("shots:O", title="normal images to learn from", axis=alt.Axis(labelAngle=0)),
+        color=alt.Color("method:N", title=None, legend=alt.Legend(orient="bottom", labelLimit=300)),
     )
     band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title="image AUROC", scale=alt.Scale(zero=False)), y2="high:Q")
     line = base.mark_line(point=True).encode(y="value:Q")
-    picture = (band + line).properties(width=300, height=220).facet(column=alt.Column("dataset:N", title=None)).resolve_scale(y="independent")
+    picture = (
+        (band + line).properties(width=300, height=220).facet(column=alt.Column("dataset:N", title=None)).resolve_scale(y="independent")
+    )
     return vl_convert.vegalite_to_svg(picture.to_json())
 
 
@@ -97,9 +98,16 @@ def page(rows: list[dict[str, Any]], svg: str) -> str:
     about = "Image AUROC of models that learn from 1 to 16 good images of each category, the same images for every method."
     lines = ["# How many good images are enough", "", about, "", f"![Image AUROC over shots, with 95 % bands]({svg})", ""]
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        lines += [f"**{dataset}**, mean image AUROC over categories", "", f"| method | {' | '.join(map(str, SHOTS))} |", "| --- |" + " ---: |" * len(SHOTS)]
+        lines += [
+            f"**{dataset}**, mean image AUROC over categories",
+            "",
+            f"| method | {' | '.join(map(str, SHOTS))} |",
+            "| --- |" + " ---: |" * len(SHOTS),
+        ]
         for method in METHODS:
-            lines.append(f"| {method} | " + " | ".join(cell(row) for row in rows if (row["dataset"], row["method"]) == (dataset, method)) + " |")
+            lines.append(
+                f"| {method} | " + " | ".join(cell(row) for row in rows if (row["dataset"], row["method"]) == (dataset, method)) + " |"
+            )
         lines.append("")
     return "\n".join([*lines, NOTES.format(machine=f"{platform.machine()}, torch {torch.__version__}"), ""])
 
