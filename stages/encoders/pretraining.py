@@ -35,7 +35,7 @@ class Pictures:
 
     def __init__(self, paths: list[Path], image_size: int, batch_size: int) -> None:
         self.paths, self.batch_size, self.samples = paths, batch_size, len(paths)
-        self._read = functools.lru_cache(CACHED)(functools.partial(load_pixels, image_size=image_size))
+        self._read = functools.lru_cache(CACHED)(functools.partial(load_pixels, size=image_size))
 
     def __iter__(self) -> Iterator[Batch]:
         for first in range(0, self.samples, self.batch_size):
