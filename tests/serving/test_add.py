@@ -42,7 +42,7 @@ def test_the_new_data_set_has_the_encoders_models_and_seeds_of_the_others(projec
         own, model = settings.runs[run], settings.runs[run].model
         other = next(entry for entry in settings.runs.values() if entry.model == model)
         assert own == other.model_copy(update={"dataset": "my-photos"})
-    assert {settings.runs[run].model for run in added.runs} == set(settings.models)
+    assert {settings.runs[run].model for run in added.runs} == {run.model for run in settings.runs.values()}
     assert settings.extracts["my-photos-pixels"].reads == "data/my-photos/samples.parquet"
     assert settings.extracts["my-photos-lite0"].reads == "features/my-photos/pixels"
 
