@@ -130,6 +130,12 @@ def evaluate(
 
 
 @app.command()
+def ensemble(names: Names = None, everything: All = False, as_json: Json = False) -> None:
+    """Ask several models of a data set at once: one more row, and which of them are wrong together."""
+    _run("ensemble", names, everything, as_json)
+
+
+@app.command()
 def bench(names: Names = None, everything: All = False, as_json: Json = False) -> None:
     """Measure latency, memory and size of every model on a data set."""
     _run("bench", names, everything, as_json)
