@@ -32,7 +32,8 @@ def main(dataset: str) -> int:
             samples.setdefault(sample["category"], {"val": [], "test": []}).setdefault(sample["split"], []).append(sample)
     about = {"dataset": dataset, "model": ENSEMBLE}
     try:
-        scores = {model: _calibrated(folder, samples) for model, folder in _detectors(params, dataset).items()}
+        rows = _detectors(params, dataset)
+        scores = {model: _calibrated(own, samples) for model, own in rows.items()}
         val = {
             model: {
                 category: Held(np.array(list(of["val"].values())), np.array([sample["label"] for sample in samples[category]["val"]]))
@@ -48,36 +49,34 @@ def main(dataset: str) -> int:
         return errors.OK
     judged = {category: _judge(params, category, splits, [scores[name] for name in choice.members]) for category, splits in samples.items()}
     result = result_of(
-        about | {"members": choice.members, "chosen_by": choice.by, "seeds": [0]},
+        about | {"members": choice.members, "chosen_by": choice.by, "seeds": params.protocol.seeds[:1]},
         {key: one.judgement for key, one in judged.items()},
         {},
     )
-    result["errors_together"] = errors_together(_wrong(dataset, list(scores), samples))
+    result["errors_together"] = errors_together(_wrong(dataset, rows, samples))
     write_tables(Path("metrics", ENSEMBLE, dataset), result, judged)
     io.write_json(Path("metrics", ENSEMBLE, f"{dataset}.json"), result)
     print(f"{dataset}: {', '.join(choice.members)}, chosen by {choice.by}: mean image AUROC {result['mean']['image_auroc']['value']:.3f}")
     return errors.OK
 
 
-def _detectors(params: Params, dataset: str) -> dict[str, Path]:
-    """The folder of results of every detector that has one for each category."""
+def _detectors(params: Params, dataset: str) -> dict[str, list[dict[str, Any]]]:
+    """The predictions of every detector that has a result for each category, of its run's first seed, whose thresholds and held-out scores there are."""
     found = {}
     for run in params.runs.values():
         if run.dataset == dataset and not isinstance(params.entry("models", run.model), ModelGroup):
             result = io.read_json(Path("metrics", dataset, f"{run.model}.json"))
             if "refused" not in result and "refused_categories" not in result:
-                found[run.model] = result_folder(dataset, run.model, run.model)
+                table = io.read_table(result_folder(dataset, run.model, run.model) / "predictions.parquet")
+                found[run.model] = [row for row in table if row["seed"] == params.seeds(run)[0]]
     return found
 
 
-def _calibrated(folder: Path, samples: Mapping[str, Any]) -> dict[str, Scores]:
-    """By category and split, the calibrated scores of the first seed in the order of `samples`."""
-    rows = io.read_table(folder / "predictions.parquet")
-    seed = min(row["seed"] for row in rows)
+def _calibrated(rows: list[dict[str, Any]], samples: Mapping[str, Any]) -> dict[str, Scores]:
+    """By category and split, the calibrated scores in the order of `samples`. rows: the predictions of one detector."""
     of: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
-        if row["seed"] == seed:
-            of.setdefault((row["category"], row["split"]), {})[row["sample_id"]] = row["image_score"]
+        of.setdefault((row["category"], row["split"]), {})[row["sample_id"]] = row["image_score"]
     found: dict[str, Scores] = {}
     for category, splits in samples.items():
         normal = [of[category, "val"][sample["sample_id"]] for sample in splits["val"] if sample["label"] == 0]
@@ -102,21 +101,19 @@ def _judge(params: Params, category: str, splits: dict[str, list[dict[str, Any]]
     masked = {split: np.ones(len(samples), dtype=bool) for split, samples in splits.items()}
     rule = Rule(protocol.fpr_limits, protocol.target_false_alarm_rate, protocol.bootstrap_resamples, protocol.pixel_bins_above)
     judgement = judge_category(scored, groups, masked, np.empty(0, dtype=np.float32), rule)
-    return Judged(judgement, predictions_of([0], splits, scored, []), [])
+    return Judged(judgement, predictions_of(protocol.seeds[:1], splits, scored, []), [])
 
 
-def _wrong(dataset: str, models: list[str], samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _wrong(dataset: str, predictions: Mapping[str, list[dict[str, Any]]], samples: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """By detector, which test images it judges wrong at its own default threshold; a category without a threshold for one is left out for all."""
-    limits = {model: io.read_json(result_folder(dataset, model, model) / "thresholds.json") for model in models}
+    limits = {model: io.read_json(result_folder(dataset, model, model) / "thresholds.json") for model in predictions}
     default = {
         model: {category: one["thresholds"][one["default"]]["value"] for category, one in of.items()} for model, of in limits.items()
     }
-    judged = [category for category in samples if all(default[model][category] is not None for model in models)]
+    judged = [category for category in samples if all(default[model][category] is not None for model in predictions)]
     wrong = {}
-    for model in models:
-        rows = io.read_table(result_folder(dataset, model, model) / "predictions.parquet")
-        seed = min(row["seed"] for row in rows)
-        own = {row["sample_id"]: row for row in rows if row["split"] == "test" and row["seed"] == seed}
+    for model, rows in predictions.items():
+        own = {row["sample_id"]: row for row in rows if row["split"] == "test"}
         ordered = [own[sample["sample_id"]] for category in judged for sample in samples[category]["test"]]
         wrong[model] = np.array(
             [(row["image_score"] > default[model][row["category"]]) != (row["label"] == 1) for row in ordered], dtype=bool

@@ -112,6 +112,21 @@ def test_test_images_choose_and_scale_nothing(project):
     assert all(one == other for one, other in untouched) and first != second
 
 
+def test_the_first_seed_of_a_run_speaks_whatever_its_number(project):
+    """Out-of-fold scores and thresholds are those of the first seed that params.yaml names, which need not be the smallest."""
+    ensemble.main("tiny")
+    before = json.loads(Path("metrics/ensemble/tiny.json").read_text())
+    text = Path("params.yaml").read_text()
+    assert "  seeds:\n    - 0\n    - 1\n" in text
+    Path("params.yaml").write_text(text.replace("  seeds:\n    - 0\n    - 1\n", "  seeds:\n    - 7\n    - 1\n"))
+    for model, unit in UNITS.items():
+        rows = io.read_table(Path("metrics/tiny", model, "predictions.parquet"))
+        write(model, [row | {"seed": 7 if row["seed"] == 0 else 1} for row in rows], unit)
+    ensemble.main("tiny")
+    after = json.loads(Path("metrics/ensemble/tiny.json").read_text())
+    assert (before.pop("seeds"), after.pop("seeds")) == ([0], [7]) and before == after
+
+
 def test_common_errors_are_counted_at_each_models_own_threshold(project):
     ensemble.main("tiny")
     pairs = json.loads(Path("metrics/ensemble/tiny.json").read_text())["errors_together"]

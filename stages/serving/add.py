@@ -118,17 +118,18 @@ def _cut(sections: dict[str, dict[str, Any]], settings: Params, canvas: tuple[in
     """Put encoders of `pixels` that cut images into tiles in the place of those that the new extracts and runs name."""
     encoders = sections.setdefault("encoders", {})
     known = {name: entry.model_dump() for name, entry in settings.encoders.items()} | encoders
-    for plain in {run["pixels"] for run in sections["runs"].values()}:
-        name, entry = in_tiles(plain, known[plain], canvas, overlap)
+    tiled: dict[str, str] = {}  # encoder of pixels -> the one that takes its place
+    for plain in dict.fromkeys(run["pixels"] for run in sections["runs"].values()):
+        tiled[plain], entry = in_tiles(plain, known[plain], canvas, overlap)
         encoders.pop(plain, None)
-        encoders |= {name: entry} if name not in settings.encoders else {}
-        for section in ("extracts", "runs"):
-            sections[section] = {
-                key.replace(f"-{plain}", f"-{name}") if section == "extracts" and one["encoder"] == plain else key: {
-                    field: _for(value, plain, name) for field, value in one.items()
-                }
-                for key, one in sections[section].items()
-            }
+        encoders |= {tiled[plain]: entry} if tiled[plain] not in settings.encoders else {}
+    for run in sections["runs"].values():
+        run |= {field: tiled.get(run[field], run[field]) for field in ("encoder", "pixels")}
+    for key, extract in list(sections["extracts"].items()):
+        dataset, encoder = extract["dataset"], tiled.get(extract["encoder"], extract["encoder"])
+        folders = {f"features/{dataset}/{plain}": f"features/{dataset}/{name}" for plain, name in tiled.items()}
+        extract |= {"encoder": encoder, "reads": folders.get(extract["reads"], extract["reads"])}
+        sections["extracts"][f"{dataset}-{encoder}"] = sections["extracts"].pop(key)
 
 
 def _merge(sections: dict[str, dict[str, Any]], more: dict[str, dict[str, Any]]) -> None:

@@ -124,6 +124,15 @@ def test_with_a_canvas_the_new_data_set_has_tiles_and_the_others_stay_whole(proj
     assert again.extracts == ["y-pixels-in-2000x8000"]
 
 
+def test_a_canvas_leaves_a_data_set_alone_that_is_named_as_an_encoder_is(project):
+    add(Path("My Photos"), "pixels", models=["patchcore"], canvas=(300, 400))
+    settings = params.load()
+    assert settings.runs["pixels-patchcore"].dataset == "pixels" and settings.runs["pixels-patchcore"].pixels == "pixels-in-300x400"
+    extract = settings.extracts["pixels-lite0"]
+    assert (extract.dataset, extract.reads) == ("pixels", "features/pixels/pixels-in-300x400")
+    assert settings.extracts["pixels-pixels-in-300x400"].reads == "data/pixels/samples.parquet"
+
+
 def test_a_canvas_that_is_none_is_refused_and_nothing_is_written(project, assay):
     before = Path("params.yaml").read_text()
     for canvas, said in (("big", "2048 or HEIGHTxWIDTH"), ("100", "smaller than image_size"), ("1x2x3", "HEIGHTxWIDTH")):
