@@ -245,7 +245,8 @@ NOTES = """\
 - The same frozen weights on both sides. anomalib's FastFlow, Reverse Distillation and CFA take no EfficientNet: there a ResNet-18 with one set of
   random weights stands on both sides. Optimiser, learning rate, batch size and the method's own options are equal; SuperSimpleNet sees one layer
   and CFA's descriptor is narrow so that the page is made in minutes.
-- What lies above the bound is won elsewhere. FLOPs of the trained part: Assay's over anomalib's. Below 1, fewer operations do the same:
+- What lies above the bound is won elsewhere; where, was read in the code and not measured one by one.
+  FLOPs of the trained part: Assay's over anomalib's. Below 1, fewer operations do the same:
   FastFlow's permutation is an index and not a convolution, and CFA looks for the nearest centres without a gradient. torch counts convolutions
   and matrix products alone.
 - Beyond that, encoding is faster in ONNX Runtime than the same network in PyTorch, and Assay's encoder ends at the last layer that is asked

@@ -122,6 +122,12 @@ def _cut(sections: dict[str, dict[str, Any]], settings: Params, canvas: tuple[in
     for plain in dict.fromkeys(run["pixels"] for run in sections["runs"].values()):
         tiled[plain], entry = in_tiles(plain, known[plain], canvas, overlap)
         encoders.pop(plain, None)
+        there = known.get(tiled[plain], entry)
+        if there != entry:
+            raise ParamsError(
+                f"{params.PATH} has an encoder {tiled[plain]} already, with overlap {there.get('overlap')} and image_size {there.get('image_size')}: "
+                f"say --overlap {there.get('overlap')}, or rename it there first"
+            )
         encoders |= {tiled[plain]: entry} if tiled[plain] not in settings.encoders else {}
     for run in sections["runs"].values():
         run |= {field: tiled.get(run[field], run[field]) for field in ("encoder", "pixels")}

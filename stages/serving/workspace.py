@@ -75,7 +75,8 @@ def make(
     content = _shared(template, root, settings, dataset, categories, asked.img_size)
     shared = {section: content[section] for section in ("datasets", "encoders", "protocol", "features", "backbones")}
     files = [_fingerprint(path) for path in (Path(content["datasets"][dataset]["source"]), CODE)]
-    folder = home(settings) / io.content_hash([shared, files])[:16]
+    tiles = [[asked.canvas, asked.overlap]] if asked.canvas else []  # the names of encoders say nothing of the overlap
+    folder = home(settings) / io.content_hash([shared, files, *tiles])[:16]
     extracts: dict[str, str] = {}  # encoder -> what it reads; pixels first
     for plan in plans.values():
         content["encoders"] |= {plan.pixels: plan.pixels_entry, plan.encoder: plan.encoder_entry}

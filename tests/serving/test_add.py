@@ -122,6 +122,10 @@ def test_with_a_canvas_the_new_data_set_has_tiles_and_the_others_stay_whole(proj
     assert {name: run for name, run in settings.runs.items() if not name.startswith("x-")} == before.runs
     again = add(Path("My Photos"), "y", models=["trivial"], canvas=(2000, 8000), overlap=40)
     assert again.extracts == ["y-pixels-in-2000x8000"]
+    text = Path("params.yaml").read_text()
+    with pytest.raises(ParamsError, match="already, with overlap 40 .*say --overlap 40"):
+        add(Path("My Photos"), "z", models=["trivial"], canvas=(2000, 8000), overlap=60)
+    assert Path("params.yaml").read_text() == text
 
 
 def test_a_canvas_leaves_a_data_set_alone_that_is_named_as_an_encoder_is(project):

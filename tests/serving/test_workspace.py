@@ -108,6 +108,20 @@ def test_a_configuration_brings_its_encoder_and_the_pixels_that_it_reads(setting
     assert found.rows("cflow-resnet18")["cflow-resnet18"].label == "cpu" and found.rows("padim")["padim"].label == ""
 
 
+def test_a_canvas_gives_every_model_tiles_and_another_overlap_another_workspace(settings):
+    def made(**tiles):
+        return make(settings, "bottles", None, ["padim", "autoencoder", "mean-image"], Overrides(**tiles), "cpu")
+
+    space = made(canvas=(300, 400), overlap=20)
+    found = params.load(space.folder / "params.yaml")
+    tiles = found.encoders["pixels-in-300x400"]
+    assert (tiles.image_size, tiles.options) == (224, {"canvas": [300, 400], "overlap": 20})
+    assert {found.runs[run].pixels for run in space.runs} == {"pixels-in-300x400", "pixels-128-in-300x400"}
+    assert found.runs["bottles-autoencoder"].encoder == "pixels-128-in-300x400" and found.runs["bottles-padim"].encoder == "lite0"
+    assert found.extracts["bottles-lite0"].reads == "features/bottles/pixels-in-300x400"
+    assert len({made(canvas=(300, 400), overlap=20).folder, made(canvas=(300, 400), overlap=30).folder, made().folder, space.folder}) == 3
+
+
 def test_another_image_size_reaches_every_part_of_a_configuration_s_encoder(settings):
     found = params.load(make(settings, "bottles", None, ["uflow"], Overrides(img_size=224)).folder / "params.yaml")
     parts = found.encoders["mcait-448"].options["parts"]
