@@ -54,7 +54,7 @@ class EncoderEntry(Entry):
 class ModelEntry(Entry):
     detector: str = Field(pattern=r"^[a-z_0-9]+\.[a-z_0-9]+$")
     label: str = ""
-    shots: int | None = Field(default=None, ge=1)  # normal images of a category to learn from, drawn by seed; None: all there are
+    shots: int | None = Field(default=None, ge=0)  # normal images of a category to learn from, drawn by seed; 0: none, None: all there are
 
 
 class ModelGroup(Section):

@@ -59,6 +59,7 @@ def work(step: Callable[..., None], params: Params, name: str, row: str, categor
 
 def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
     """Fit the model on the training images and write it to its folder, or the reason why it cannot be had."""
+    from stages.encoders.encoder import text_tower
     from stages.training import Run
     from stages.types import Refusal
 
@@ -72,7 +73,7 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
         "options": entry.options,
         "seed": seed,
         "encoder": io.read_json(Path("features", run.dataset, run.encoder, "encoder.json")),
-        "data": io.content_hash(train + val),
+        "data": io.content_hash(train if entry.shots is not None else train + val),
     }
     code = [io.file_hash(path) for path in sorted({*Path(run.code).rglob("*.py"), Path(run.code)}) if path.is_file()]
     label = f"{name} {row} {category} seed {seed}"
@@ -85,8 +86,17 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
         aux = _auxiliary(params, detector.needs.aux, normal)
         config |= {"auxiliary": {name: images.name for name, images in aux.items()}} if aux else {}
         state = RESUME / name / io.content_hash([config, category, code])[:16]
-        session = Run(seed=seed, device=params.compute.device, resume=state, label=label, aux=aux, backbones=params.backbones_folder)
-        detector.fit(normal, None if entry.shots else held_out, session)  # k-shot means that no more than k images are seen
+        session = Run(
+            seed=seed,
+            device=params.compute.device,
+            resume=state,
+            label=label,
+            aux=aux,
+            backbones=params.backbones_folder,
+            category=category,
+            text=text_tower(config["encoder"], params.compute.device, params.compute.threads, params.backbones_folder),
+        )
+        detector.fit(normal, None if entry.shots is not None else held_out, session)  # k-shot means that no more than k images are seen
         artefact.save(place, detector, config, session.history)
     except Refusal as reason:
         print(f"{name} {category}: {reason}")
@@ -109,7 +119,7 @@ def fit_folds(params: Params, name: str, row: str, category: str, seed: int) -> 
 
     try:
         detector = _make(params, run, row)
-        if not detector.one_pass or params.rows(run.model)[row].shots:
+        if not detector.one_pass or params.rows(run.model)[row].shots is not None:
             return
         groups, session = [sample["group"] for sample in train], Run(seed=seed, device=params.compute.device, quiet=True)
         scores = out_of_fold_scores(lambda: _make(params, run, row), select, groups, params.protocol.folds, session)

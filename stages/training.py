@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,8 @@ class Run:
 
     resume: a folder outside every output of the pipeline, one per (code, parameters, data); the caller removes it once the result is
     stored. history: what a fit wants remembered, in order; ends beside the model. aux: auxiliary images by name (textures, penalty images),
-    for the detectors that draw on any. backbones: the local folder of weights, for those that bring a frozen network of their own.
+    for the detectors that draw on any. backbones: the local folder of weights, for those that bring a frozen network of their own. category: what the
+    samples show, as the data set calls it. text: sentences to (n, D), where the encoder has a text tower beside the one that sees images.
     """
 
     seed: int
@@ -66,6 +67,8 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     aux: Mapping[str, Batches] = field(default_factory=dict)
     backbones: Path = Path("backbones")
+    category: str = ""
+    text: Callable[[Sequence[str]], Tensor] | None = None
     trained: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ parameters are the entry's options, so that a new kind touches no shared file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,6 +99,18 @@ class Encoder:
 
         features = self.encode(torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8))
         return {layer: (tuple(value.shape[1:]), str(value.dtype).removeprefix("torch.")) for layer, value in features.items()}
+
+
+def text_tower(recorded: dict[str, Any], device: str, threads: int, backbones: Path) -> Callable[[Sequence[str]], Tensor] | None:
+    """What turns sentences into (n, D) float32 for the encoder that `encoder.json` records; None for kinds that only see."""
+    described = dict(recorded["entry"])
+    name = described.pop("name")
+    entry = EncoderEntry(**described)
+    kind = _kind(name, entry.kind)
+    if not hasattr(kind, "build_text"):
+        return None
+    place = Place(entry.image_size, resolve_device(device), threads, backbones)
+    return kind.build_text(place, **options(kind.build, entry.options, at=("encoders", name)))
 
 
 def resolve_device(device: str) -> str:
