@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -44,6 +45,7 @@ class Row(Section):
     """One pretrained file."""
 
     timm: str | None = None  # its network, where that is timm's
+    clip: str | None = None  # its network, where that is a CLIP that encoders/clip.py knows
     made_by: str | None = None  # the command that makes it on this machine, for networks of our own
     loads: Literal["state_dict", "order"]
     file: str
@@ -56,6 +58,7 @@ class Row(Section):
     licence: str
     commercial: bool | None
     source: str
+    hub_file: str = "model.safetensors"  # in the repository that `source` names, where that is a hub's
     used_by: list[str]
 
     def file_names(self) -> list[str]:
@@ -188,9 +191,12 @@ def whole_network(backbone: str, weights: str, seed: int, folder: Path) -> tuple
     return network, found.identity
 
 
-def load_into(network: nn.Module, found: Found) -> None:
-    """Copy the weights into `network`, all of them or an error (WeightsAltered) that names the first tensor that does not fit."""
-    state = io.read_weights(found.path)
+def load_into(network: nn.Module, found: Found, rename: Callable[[dict[str, Any]], dict[str, Tensor]] = dict) -> None:
+    """Copy the weights into `network`, all of them or an error (WeightsAltered) that names the first tensor that does not fit.
+
+    rename: from the names of the file to those of the network.
+    """
+    state = rename(io.read_weights(found.path))
     own = network.state_dict()
     if found.row.loads == "order" and set(state) != set(own):  # a file that was made here has our own names, and no order
         state = _renamed_by_order(state, own, found)
@@ -200,7 +206,7 @@ def load_into(network: nn.Module, found: Found) -> None:
     unequal = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or unknown or unequal:
         first = (missing + unknown + unequal)[0]
-        what = found.row.timm or f"this {type(network).__name__}"
+        what = found.row.timm or found.row.clip or f"this {type(network).__name__}"
         raise WeightsAltered(
             f"{found.path} does not fit {what}: {len(missing)} tensors missing, {len(unknown)} unknown, "
             f"{len(unequal)} of another shape (first: {first}). Is it the file of {found.name}?"

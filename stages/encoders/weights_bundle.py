@@ -16,6 +16,8 @@ from stages import io
 from stages.encoders import weights
 from stages.encoders.weights import RECORDS, Row, WeightsAltered, WeightsMissing
 
+HUB = "https://huggingface.co/"
+
 
 def list_weights(folder: Path) -> list[dict[str, Any]]:
     """One row a name, the lock's first, then those of `folder` that the lock does not know. `place` is None where the file is missing."""
@@ -130,17 +132,17 @@ def _check_bundled(bundle: Path, file: str, note: dict[str, Any], folder: Path) 
 
 
 def _download(name: str, folder: Path) -> None:
-    """Fetch one timm model's safetensors from the hub into `folder`, on a connected machine."""
+    """Fetch one network's safetensors from the hub into `folder`, on a connected machine."""
     row = weights.row_of(name)
     if row.package or row.made_by:
         raise WeightsMissing(weights.explain_missing(name, row, folder))
-    repository = weights.timm().models.get_pretrained_cfg(row.timm).hf_hub_id or ""
+    repository = row.source.removeprefix(HUB) if row.clip else weights.timm().models.get_pretrained_cfg(row.timm).hf_hub_id or ""
     if "/" not in repository:
         raise WeightsMissing(f"timm knows no hub repository for {row.timm}; put its file at {folder / row.file} by hand")
     with _online():
         from huggingface_hub import hf_hub_download
 
-        fetched = hf_hub_download(repo_id=repository, filename="model.safetensors")
+        fetched = hf_hub_download(repo_id=repository, filename=row.hub_file)
     _copy(Path(fetched), folder / row.file)
     _record(folder, {row.file: _note(name, row, folder / row.file, io.file_hash(folder / row.file))})
 
