@@ -1,8 +1,9 @@
 """Small made-up data for tests of detectors and of the training loop: batches that lie in memory, a tiny network, images with and without a
 defect."""
 
+import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -80,14 +81,28 @@ def plant_defect(pixels: Tensor) -> Tensor:
 def features_of(pixels: Tensor) -> Features:
     """What a frozen teacher, always the same, gives for these images, and the images.
 
-    group1 and group2 have one width and one grid, as means of a transformer's blocks do, and `_extra` the tokens that belong to no patch.
+    group1 and group2 have one width and one grid, as means of a transformer's blocks do, and `_extra` the tokens that belong to no patch. image, patches
+    and windows are as of a CLIP: `read_aloud` has their width.
     """
     found = TinyCNN(seed=1234, trainable=False).eval()(pixels)
     shallow = found["layer2"]
     deep = F.interpolate(found["layer3"][:, : shallow.shape[1]], shallow.shape[2:])
     groups = {"group1": shallow, "group2": deep}
     extra = {f"{name}_extra": value.mean(dim=(2, 3), keepdim=True) for name, value in groups.items()}
-    return {**found, **groups, **extra, "pixels": pixels}
+    windows = {f"window{side}": F.avg_pool2d(shallow, side, 1) for side in (2, 3)}
+    clip = {"image": shallow.mean(dim=(2, 3), keepdim=True), "patches": shallow, **windows}
+    return {**found, **groups, **extra, **clip, "pixels": pixels}
+
+
+def read_aloud(sentences: Sequence[str]) -> Tensor:
+    """(n, 12): a made-up text tower for `features_of`: a sentence about damage says what the planted defect looks like, any other what is normal, each
+    in a voice of its own."""
+    seen = features_of(plant_defect(normal_pixels(1)))["patches"][0]
+    looks = {True: seen[:, 5, 2], False: features_of(normal_pixels(1))["image"][0, :, 0, 0]}
+    seeds = [int.from_bytes(hashlib.sha256(sentence.encode()).digest()[:4]) for sentence in sentences]
+    voices = torch.stack([0.02 * torch.randn(12, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    damage = ("damaged", "with flaw", "with defect", "with damage")
+    return voices + torch.stack([looks[any(word in sentence for word in damage)] for sentence in sentences])
 
 
 def grid_features(count: int, width: int, grid: tuple[int, int] = (4, 4), seed: int = 0) -> Features:

@@ -12,7 +12,7 @@ from stages.detectors.prediction import predictions
 from stages.encoders.batches import TiledBatches
 from stages.training import Run
 from stages.types import Detector, NotFitted
-from tests.arrays import ArrayBatches, features_of, noise_pixels, normal_pixels, plant_defect
+from tests.arrays import ArrayBatches, features_of, noise_pixels, normal_pixels, plant_defect, read_aloud
 
 TRAIN, HELD_OUT = normal_pixels(12, seed=1), normal_pixels(8, seed=2)
 AUX = {name: ArrayBatches({"pixels": noise_pixels(6, seed)}) for seed, name in enumerate(("textures", "penalty"))}
@@ -29,7 +29,7 @@ def make(name: str) -> Detector:
 
 
 def session(seed: int = 0) -> Run:
-    return Run(seed=seed, quiet=True, aux=AUX)
+    return Run(seed=seed, quiet=True, aux=AUX, category="made-up", text=read_aloud)
 
 
 def fit(name: str, seed: int = 0) -> Detector:
