@@ -81,6 +81,8 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
         if entry.shots and len(train) < entry.shots:
             raise Refusal(f"{entry.shots} normal images are asked for, {category} has {len(train)} to learn from")
         detector = _make(params, run, row)
+        if entry.shots == 0 and not detector.zero_shot:
+            raise Refusal(f"{type(detector).__name__} cannot do without normal images: shots must be at least 1")
         _require_backbone(detector.needs.backbone, config["encoder"]["entry"], run.model)
         normal, held_out = (_batches(params, run, detector, samples) for samples in (train, val))
         aux = _auxiliary(params, detector.needs.aux, normal)

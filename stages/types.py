@@ -69,6 +69,7 @@ class Detector(nn.Module):
 
     needs: Need = Need()
     scope: str = "category"  # or "dataset": one model over all categories
+    zero_shot: bool = False  # True: can be fitted without any image
     transductive: bool = False  # True: scores a set, not an image
     one_pass: bool = False  # True: fit is one cheap pass over stored features, so K-fold out-of-fold scores are affordable
 

@@ -33,6 +33,8 @@ LEAST = 1e-6  # of a score that is divided by
 class WinCLIP(Detector):
     """scales: sides of the windows, in patches. temperature: of the softmax over both directions. objects: {category: what sentences call it}."""
 
+    zero_shot = True
+
     def __init__(self, *, scales: tuple[int, ...] = (2, 3), temperature: float = 0.07, objects: dict[str, str] | None = None) -> None:
         super().__init__()
         if not scales or min(scales) < 1 or temperature <= 0:
