@@ -336,6 +336,22 @@ def weights_train_vq(
     show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
 
 
+@weights.command("check-clip")
+def weights_check_clip(
+    name: Annotated[str, typer.Argument(help="Weights of a CLIP, as `assay weights list` has them.")],
+    backbone: Annotated[str | None, typer.Option(help="The network that they are for; the lock knows that of its own rows.")] = None,
+    backbones: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Let a CLIP name what a few photographs show. Exit code 1 where its answers are wrong, so that nothing is built on it."""
+    from stages.encoders import check_clip
+
+    checked = check_clip.check(name, _backbones(backbones), backbone)
+    show([answer._asdict() for answer in checked.answers], as_json, ("photograph", "right", "given", "sure"))
+    if not as_json:
+        typer.echo(f"{name} in {checked.backbone}: {checked.right} of {len(checked.answers)} photographs named rightly")
+
+
 @app.command()
 def leaderboard(as_json: Json = False, markdown: Annotated[bool, typer.Option(help="Print Markdown tables.")] = False) -> None:
     """Every model of every data set, ranked, with 95 % intervals; then the path of the report page."""
