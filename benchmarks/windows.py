@@ -71,7 +71,7 @@ def main() -> None:
         unlike = float((other - single[:, :, 0, 0]).norm() / single[:, :, 0, 0].norm())
         print(
             f"windows of {side} x {side}: {single[0, 0].numel()} of them, one batch {fast:.2f} CPU s, one by one {slow:.2f} CPU s, ratio {slow / fast:.1f}; "
-            f"largest difference {float((together - single).abs().max()):.1e}; zeroed tokens instead of dropped: {whole / fast * single[0, 0].numel():.0f} times "
+            f"largest difference {float((together - single).abs().max()):.1e}; zeroed, not dropped: {whole / fast * single[0, 0].numel():.0f} times "
             f"the work, and another embedding (relative difference {unlike:.2f})"
         )
 
