@@ -2,7 +2,8 @@
 
 Reads fitted models and a few test images, writes metrics/bench/<dataset>.json. Timings differ from machine to machine and run to run, so they
 lie apart from the metrics. All models run in one process, those on pixels first: `peak_rss_mb` is what that process held while the model
-answered, Python, torch and the encoders built so far included.
+answered, Python, torch and the encoders built so far included. A transductive model has no latency, since no image has a score alone; its other figures are
+those of a set of BATCH images.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from stages.detectors import artefact
 from stages.params import Params, RunEntry, load
 
 BATCH = 16
+ALONE = "transductive: it scores a set of images, so there is no time for one alone"
 
 
 def main(dataset: str) -> int:
@@ -43,23 +45,28 @@ def _bench(params: Params, folder: Path | None, images: list[Any], encoders: dic
 
     pipeline = Pipeline.load(folder, params.compute.device, params.compute.threads, params.backbones_folder, encoders)
     rule, synchronise = params.bench, torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
-    single = measure(lambda: pipeline(images[:1]), rule.warmup, rule.repeats, rule.seconds, synchronise)
+    transductive = pipeline.detector.transductive
+    if transductive and len(images) < 2:
+        return {"refused": ALONE}
+    single = None if transductive else measure(lambda: pipeline(images[:1]), rule.warmup, rule.repeats, rule.seconds, synchronise)
     batch = measure(lambda: pipeline(images[:BATCH]), 1, rule.repeats, rule.seconds, synchronise)
     memory = peak_memory(lambda: pipeline(images[:BATCH]))
-    pixels = pipeline.pixels(images[:1])
+    shown = images[:BATCH] if transductive else images[:1]
+    pixels = pipeline.pixels(shown)
     features = pipeline.features(pixels)
     total, trainable = pipeline.parameters()
     return {
-        "latency_ms_p50": round(single.p50_ms, 3),
-        "latency_ms_p95": round(single.p95_ms, 3),
+        "latency_ms_p50": round(single.p50_ms, 3) if single else None,
+        "latency_ms_p95": round(single.p95_ms, 3) if single else None,
         "throughput_per_s": round(1000 * min(BATCH, len(images)) / batch.p50_ms, 2),
         "batch": min(BATCH, len(images)),
-        "repeats": single.repeats,
+        "repeats": (single or batch).repeats,
         "parameters": total,
         "trainable_parameters": trainable,
-        "flops": flops(lambda: (pipeline.encoder.eager(pixels), pipeline.detector.score(features))),
+        "flops": flops(lambda: (pipeline.encoder.eager(pixels), pipeline.detector.score(features))) // len(shown),
         "peak_rss_mb": round(memory.rss_mb, 1),
         "peak_vram_mb": None if memory.vram_mb is None else round(memory.vram_mb, 1),
+        **({"reason": ALONE} if transductive else {}),
     }
 
 

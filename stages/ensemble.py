@@ -1,7 +1,8 @@
 """Ask several detectors of one data set at once: one more row of the leaderboard, and who errs with whom.
 
 Reads metrics/<dataset>/<model>/ of every detector (predictions, thresholds), writes metrics/ensemble/<dataset>.json (small, in git) and
-metrics/ensemble/<dataset>/ (tables, predictions, thresholds). Members are chosen on validation images; trivial rows and groups take no part.
+metrics/ensemble/<dataset>/ (tables, predictions, thresholds). Members are chosen on validation images; trivial rows, groups and transductive models take
+no part.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _detectors(params: Params, dataset: str) -> dict[str, list[dict[str, Any]]]:
     for run in params.runs.values():
         if run.dataset == dataset and not isinstance(params.entry("models", run.model), ModelGroup):
             result = io.read_json(Path("metrics", dataset, f"{run.model}.json"))
-            if "refused" not in result and "refused_categories" not in result:
+            if not {"refused", "refused_categories", "transductive"} & result.keys():
                 table = io.read_table(result_folder(dataset, run.model, run.model) / "predictions.parquet")
                 found[run.model] = [row for row in table if row["seed"] == params.seeds(run)[0]]
     return found

@@ -59,6 +59,7 @@ def work(step: Callable[..., None], params: Params, name: str, row: str, categor
 
 def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
     """Fit the model on the training images and write it to its folder, or the reason why it cannot be had."""
+    from stages.detectors.prediction import require_whole_images
     from stages.encoders.encoder import text_tower
     from stages.training import Run
     from stages.types import Refusal
@@ -85,6 +86,7 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
             raise Refusal(f"{type(detector).__name__} cannot do without normal images: shots must be at least 1")
         _require_backbone(detector.needs.backbone, config["encoder"]["entry"], run.model)
         normal, held_out = (_batches(params, run, detector, samples) for samples in (train, val))
+        require_whole_images(detector, normal)
         aux = _auxiliary(params, detector.needs.aux, normal)
         config |= {"auxiliary": {name: images.name for name, images in aux.items()}} if aux else {}
         state = RESUME / name / io.content_hash([config, category, code])[:16]

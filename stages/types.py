@@ -70,7 +70,7 @@ class Detector(nn.Module):
     needs: Need = Need()
     scope: str = "category"  # or "dataset": one model over all categories
     zero_shot: bool = False  # True: can be fitted without any image
-    transductive: bool = False  # True: scores a set, not an image
+    transductive: bool = False  # True: scores a set, each image among the others, and no image alone
     one_pass: bool = False  # True: fit is one cheap pass over stored features, so K-fold out-of-fold scores are affordable
 
     def fit(self, train: Batches, val: Batches | None, run: Run) -> Self:
@@ -78,7 +78,7 @@ class Detector(nn.Module):
         raise NotFitted(f"{type(self).__name__} does not define fit")
 
     def score(self, features: Features) -> Prediction:
-        """No gradient, no side effect; the result for one image does not depend on its batch."""
+        """No gradient, no side effect; the result for one image does not depend on its batch, unless the detector is transductive."""
         raise NotFitted(f"{type(self).__name__} does not define score")
 
     def require_fitted(self, buffer: Tensor) -> None:

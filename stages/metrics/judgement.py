@@ -22,6 +22,7 @@ from stages.metrics.thresholds_text import thresholds_text
 
 Cell = dict[str, Any]  # {"value", "low", "high"}, {"value"} where no interval is known, {"value": None, "reason"} where there is none
 DEFAULT = "conformal"
+TRANSDUCTIVE = "transductive: a score holds only among the images that were scored with it, so no threshold holds for other images"
 DIFFERENT = 0.01  # p below which out-of-fold and validation scores are taken for two distributions
 AT_THRESHOLD = ("accuracy", "precision", "recall", "f1", "false_alarm_rate")
 
@@ -66,10 +67,13 @@ def judge_category(
     masked: Mapping[str, np.ndarray],
     held_out: np.ndarray,
     rule: Rule,
+    transductive: bool = False,
 ) -> Judgement:
     """scored: by split ("val", "test", other tests), one entry a seed. groups: by split, what must be resampled whole.
 
     masked: by split, (N,) whether an image's mask is known. held_out: (n,) out-of-fold scores of the first seed's training images, may be empty.
+
+    transductive: each split was scored as a set of its own, so there is no threshold, and only what ranks the images of one split is told.
     """
     test, val = scored["test"], scored["val"][0]
     cells, draws = _ranked(test, groups["test"], masked["test"], rule)
@@ -78,6 +82,8 @@ def judge_category(
         method: threshold._replace(note="; ".join(note for note in (threshold.note, warning) if note) or None)
         for method, threshold in fit_thresholds(val.score, val.label, rule.target_false_alarm_rate, normal).items()
     }
+    if transductive:
+        thresholds, normal = {method: Threshold(method, None, reason=TRANSDUCTIVE) for method in thresholds}, normal[:0]
     oracle = fit_thresholds(test[0].score, test[0].label, rule.target_false_alarm_rate)
     cells |= at_threshold(test[0], thresholds[DEFAULT])
     shift = {

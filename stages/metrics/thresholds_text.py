@@ -56,7 +56,8 @@ def matrix_section(score: ArrayLike, label: ArrayLike, thresholds: Mapping[str, 
                 f"TP={matrix.tp}, FN={matrix.fn}, TN={matrix.tn}, FP={matrix.fp}",
                 ratios,
             ]
-    return ["=== Confusion Matrix ===", "n/a (no F1 threshold and no conformal threshold: validation had no scores)"]
+    reason = thresholds["conformal"].reason if "conformal" in thresholds else "validation had no scores"
+    return ["=== Confusion Matrix ===", f"n/a (no F1 threshold and no conformal threshold: {reason})"]
 
 
 def _line(threshold: Threshold, score: ArrayLike, label: ArrayLike) -> str:

@@ -27,7 +27,7 @@ NARROW, MEDIUM = ("image_auroc", "aupro"), ("image_auroc", "image_ap", "pixel_au
 class Row(NamedTuple):
     """One model on one data set; a refused one has its reason and no figures."""
 
-    rank: int | None
+    rank: int | None  # None where refused, and where transductive: there it stands for comparison, out of competition
     dataset: str
     model: str
     label: str
@@ -39,6 +39,12 @@ class Row(NamedTuple):
     tied: bool | None = None  # with the best, by paired bootstrap; None where that is not known
     members: tuple[str, ...] = ()  # of an ensemble, which is a row but no model that could be shipped
     candidate: bool = False  # the best single model, or tied with it
+    transductive: bool = False  # scores a set of images, so it cannot be shipped to judge one
+
+    @property
+    def shown(self) -> str:
+        """The name in plots, which have no room for labels."""
+        return f"{self.model} (transductive)" if self.transductive else self.model
 
     @property
     def latency_ms(self) -> float | None:
@@ -66,14 +72,15 @@ def results(params: Params, project: Path = Path()) -> dict[Path, dict[str, Any]
 
 
 def leaderboard(params: Params, project: Path = Path()) -> dict[str, list[Row]]:
-    """Rows by data set, best mean image AUROC first, refused ones last."""
+    """Rows by data set, best mean image AUROC first, refused ones last; transductive ones stand in this order and are not counted."""
     tables: dict[str, list[Row]] = {}
     for folder, result in results(params, project).items():
         bench = project / "metrics" / "bench" / f"{result['dataset']}.json"
         cost = io.read_json(bench)["models"].get(result["model"], {}) if bench.is_file() else {}
         tables.setdefault(result["dataset"], []).append(
             Row(None, result["dataset"], result["model"], result.get("label", ""), result.get("weights", ""), result.get("mean", {}),
-                cost, result.get("refused"), folder, members=tuple(result.get("members", ())))
+                cost, result.get("refused"), folder, members=tuple(result.get("members", ())),
+                transductive=result.get("transductive", False))
         )  # fmt: skip
     return {dataset: _with_ties(_ranked(rows), project) for dataset, rows in tables.items()}
 
@@ -83,16 +90,17 @@ def _with_ties(rows: list[Row], project: Path) -> list[Row]:
     single = next((row for row in rows if row.rank and not row.members), None)
     if single is None:
         return rows
+    best = next(row for row in rows if row.rank)
     scores = {row.model: test_scores(row.folder) for row in rows if row.rank}
-    if not scores[rows[0].model]:
+    if not scores[best.model]:
         return [row._replace(candidate=row is single) for row in rows]
     groups = group_of(single.dataset, project)
 
-    def tied(row: Row, best: Row) -> bool | None:
-        return row is best or tied_with(scores[best.model], scores[row.model], groups)
+    def tied(row: Row, first: Row) -> bool | None:
+        return row is first or tied_with(scores[first.model], scores[row.model], groups)
 
-    with_best = {row.model: tied(row, rows[0]) for row in rows if row.rank}
-    with_single = with_best if single is rows[0] else {row.model: tied(row, single) for row in rows if row.rank and not row.members}
+    with_best = {row.model: tied(row, best) for row in rows if row.rank}
+    with_single = with_best if single is best else {row.model: tied(row, single) for row in rows if row.rank and not row.members}
     return [row._replace(tied=with_best[row.model], candidate=not row.members and bool(with_single[row.model])) if row.rank else row for row in rows]
 
 
@@ -106,7 +114,9 @@ def _ranked(rows: list[Row]) -> list[Row]:
         value = row.metrics.get("image_auroc", {}).get("value")
         return value is None, -(value or 0), row.model
 
-    return [row._replace(rank=place + 1 if row.refused is None else None) for place, row in enumerate(sorted(rows, key=key))]
+    rows = sorted(rows, key=key)
+    places = {row.model: place for place, row in enumerate((row for row in rows if row.refused is None and not row.transductive), start=1)}
+    return [row._replace(rank=places.get(row.model)) for row in rows]
 
 
 def cell(metric: dict[str, Any] | None) -> str:
@@ -137,7 +147,11 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
         table = Table(title=f"{dataset}: mean over categories, 95 % interval; = tied with the best", title_justify="left")
         for title in ("#", "model", *shown.values(), "ms/image"):
             table.add_column(
-                title, justify="left" if title == "model" else "right", no_wrap=title != "model", min_width=min(len(title), 14)
+                title,
+                justify="left" if title == "model" else "right",
+                no_wrap=title != "model",
+                overflow="fold",
+                min_width=min(len(title), 14),
             )
         for row in rows:
             if row.refused:
@@ -145,7 +159,7 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
                 continue
             speed = f"{row.latency_ms:.1f}" if row.latency_ms is not None else ""
             table.add_row(
-                f"{'=' if row.tied and row.rank != 1 else ''}{row.rank}",
+                f"{'=' if row.tied and row.rank != 1 else ''}{row.rank or ''}",
                 _name(row),
                 *(cell(row.metrics.get(metric)) for metric in shown),
                 speed,

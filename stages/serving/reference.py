@@ -89,13 +89,17 @@ def _recommended(project: Path, dataset: str, by_model: dict[str, dict[str, Any]
 
 def _result(by_model: dict[str, dict[str, Any]], dataset: str, model: str | None) -> dict[str, Any]:
     def auroc(result: dict[str, Any]) -> float:
-        return -1.0 if "refused" in result else result["mean"]["image_auroc"]["value"] or 0.0
+        return -1.0 if {"refused", "transductive"} & result.keys() else result["mean"]["image_auroc"]["value"] or 0.0
 
     if model is not None and model not in by_model:
         raise ParamsError(f"no model {model!r} with results on {dataset}{nearest(model, by_model)}")
     result = by_model[model] if model is not None else max(by_model.values(), key=auroc)
     if "refused" in result:
         raise errors.UserError(f"{result['model']} has no fitted model on {dataset}: {result['refused']}")
+    if "transductive" in result:
+        others = [name for name, other in by_model.items() if auroc(other) >= 0]
+        instead = f"Name another with --model: {', '.join(others)}" if others else "Fit another model"
+        raise ParamsError(f"{result['model']} is transductive: it scores a set of images and cannot judge a single one. {instead}")
     return result
 
 

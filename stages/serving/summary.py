@@ -28,7 +28,7 @@ PICTURES = 24  # on the page, of one data set
 def section(params: Params, dataset: str, rows: list[Row], result: Mapping[str, Any]) -> dict[str, Any]:
     """rows: of the leaderboard, ranked. result: by model, the contents of its metrics JSON."""
     manifest = io.read_json(Path("data", dataset, "manifest.json"))
-    scores = {row.model: test_scores(row.folder) for row in rows if row.rank}
+    scores = {row.model: test_scores(row.folder) for row in rows if row.refused is None}
     curves, shown = _curves(rows, scores), columns(rows)
     missing = {name: row.metrics[name]["reason"] for row in rows for name in COLUMNS if name not in shown and name in row.metrics}
     best = recommended(rows)
@@ -46,7 +46,7 @@ def section(params: Params, dataset: str, rows: list[Row], result: Mapping[str, 
         "curves": curves,
         "detail": detail,
         "pictures": _pictures(params, best, detail) if best else [],
-        "shifts": [shift for row in rows for shift in _shifts(result[row.model])],
+        "shifts": [shift for row in rows for shift in _shifts(row, result[row.model])],
         "data": _data(dataset, manifest),
         "warnings": _warnings(dataset, manifest),
     }
@@ -56,7 +56,7 @@ def _verdict(params: Params, best: Row | None, rows: Sequence[Row], detail: Sequ
     """A headline, the reasons, and the figures that matter on a line of production."""
     if best is None:
         return {"headline": "No model could be fitted; the table says why.", "why": [], "tiles": []}
-    single = [row for row in rows if not row.members]
+    single = [row for row in rows if not row.members and not row.transductive]
     first, tied = single[0], [row.model for row in single if row.candidate and row.model != best.model]
     why = [f"Its mean image AUROC is {cell(best.metrics['image_auroc'])}."]
     if best.model != first.model:
@@ -66,7 +66,7 @@ def _verdict(params: Params, best: Row | None, rows: Sequence[Row], detail: Sequ
     elif any(row.tied is False for row in rows):
         why.append("No other model is tied with it: each paired 95 % interval excludes zero.")
     if ensemble := next((row for row in rows if row.members), None):
-        better = ensemble is rows[0] and first.tied is False
+        better = ensemble.rank == 1 and first.tied is False
         which = "better than any model alone, at the price of asking all" if better else f"not shown to be better than {first.model} alone"
         why.append(f"The mean of {', '.join(ensemble.members)} reaches {cell(ensemble.metrics['image_auroc'])}: {which}.")
     if floor := next((row for row in rows if row.rank and _is_trivial(params, row.model)), None):
@@ -104,7 +104,7 @@ def _curves(rows: Sequence[Row], scores: Mapping[str, Mapping[str, Scores]]) -> 
     categories = dict.fromkeys(category for of_model in scores.values() for category in of_model)
     return {
         category: [
-            {"model": row.model, **point}
+            {"model": row.shown, **point}
             for row in rows
             if category in scores.get(row.model, {})
             for point in charts.curve_points(scores[row.model][category].score[0], scores[row.model][category].label)
@@ -114,17 +114,17 @@ def _curves(rows: Sequence[Row], scores: Mapping[str, Mapping[str, Scores]]) -> 
 
 
 def _charts(rows: Sequence[Row], result: Mapping[str, Any], curves: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    ranked = [row for row in rows if row.rank and row.metrics["image_auroc"]["value"] is not None]
+    ranked = [row for row in rows if row.refused is None and row.metrics["image_auroc"]["value"] is not None]
     timed = [
-        {"model": row.model, "latency_ms": row.latency_ms, "auroc": auroc["value"], "low": auroc["low"], "high": auroc["high"]}
+        {"model": row.shown, "latency_ms": row.latency_ms, "auroc": auroc["value"], "low": auroc["low"], "high": auroc["high"]}
         for row, auroc in ((row, row.metrics["image_auroc"]) for row in ranked)
         if row.latency_ms
     ]
-    models = [row.model for row in ranked]
+    models = [row.shown for row in ranked]
     cells = [
-        {"model": model, "category": category, "auroc": metrics["image_auroc"]["value"]}
-        for model in models
-        for category, metrics in result[model]["categories"].items()
+        {"model": row.shown, "category": category, "auroc": metrics["image_auroc"]["value"]}
+        for row in ranked
+        for category, metrics in result[row.model]["categories"].items()
         if metrics["image_auroc"]["value"] is not None
     ]
     drawn = {}
@@ -194,12 +194,12 @@ def _pictures(params: Params, best: Row, detail: Sequence[Mapping[str, Any]]) ->
     return [picture for pictures in by_category for picture in pictures][:PICTURES]
 
 
-def _shifts(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _shifts(row: Row, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per model and shifted test split: the plain mean over categories of what is left there."""
     by_category = list(result.get("shift", {}).values())
     splits = sorted({split for shifts in by_category for split in shifts})
     return [
-        {"model": result["model"], "split": split, **_means([shifts[split] for shifts in by_category if split in shifts])}
+        {"model": row.shown, "split": split, **_means([shifts[split] for shifts in by_category if split in shifts])}
         for split in splits
     ]
 

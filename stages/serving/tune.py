@@ -57,6 +57,8 @@ def tune(
     name = run_of(settings, model, dataset)
     run, entry = settings.runs[name], settings.rows(model)[model]
     factory = detectors.load(entry.detector)
+    if factory.transductive:
+        raise ParamsError(f"{model} is transductive: its scores hold only within one set of images, so held-out images cannot choose its parameters")
     now = as_json(params.options(factory, entry.options, at=("models", model)))
     task = task_of(settings, name, list(categories), seed)
     stored = io.read_json(Path("features", run.dataset, run.encoder, "encoder.json"))["layers"]
@@ -81,7 +83,7 @@ def tune(
 def run_of(settings: Params, model: str, dataset: str | None) -> str:
     """The name of the run of a model on a data set, which must be named where there are several."""
     if isinstance(settings.entry("models", model), ModelGroup):
-        raise ParamsError(f"{model} is a group of baselines, not one model with parameters to search")
+        raise ParamsError(f"{model} is a group of models, not one with parameters to search")
     runs = {run.dataset: name for name, run in settings.runs.items() if run.model == model}
     if not runs:
         raise ParamsError(f"{params.PATH}: no run uses the model {model!r}. Add one with `assay models add` or `assay add`")

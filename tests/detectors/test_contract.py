@@ -11,7 +11,7 @@ from stages.detectors import build, known
 from stages.detectors.prediction import predictions
 from stages.encoders.batches import TiledBatches
 from stages.training import Run
-from stages.types import Detector, NotFitted
+from stages.types import Detector, NotFitted, Prediction, Refusal
 from tests.arrays import ArrayBatches, features_of, noise_pixels, normal_pixels, plant_defect, read_aloud
 
 TRAIN, HELD_OUT = normal_pixels(12, seed=1), normal_pixels(8, seed=2)
@@ -56,8 +56,19 @@ def assert_same(one, other):
             torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-7)
 
 
-def test_a_score_before_fit_is_refused(name):
+def among_training_images(detector: Detector, images: torch.Tensor) -> tuple[torch.Tensor, Prediction]:
+    """The scores of the training images, and what is said of two others; a transductive detector sees all of them at once."""
+    if not detector.transductive:
+        return detector.score(features_of(TRAIN)).image_score, detector.score(features_of(images))
+    scores, maps = detector.score(features_of(torch.cat([TRAIN, images[:2]])))
+    return scores[: len(TRAIN)], Prediction(scores[len(TRAIN) :], maps if maps is None else maps[len(TRAIN) :])
+
+
+def test_a_score_before_fit_is_refused(name, fitted):
     detector = make(name)
+    if detector.transductive:  # it has the whole set before it, and nothing to learn
+        assert torch.equal(detector.score(features_of(HELD_OUT)).image_score, fitted.score(features_of(HELD_OUT)).image_score)
+        return
     if not detector.state_dict():
         pytest.skip("learns nothing, so there is nothing to fit first")
     with pytest.raises(NotFitted, match=type(detector).__name__):
@@ -78,6 +89,10 @@ def test_an_image_scores_the_same_alone_or_in_any_company(name, fitted):
     order = [5, 2, 7, 0, 1, 6, 3, 4]
     shuffled = fitted.score({key: values[order] for key, values in features.items()})
     assert_same([value if value is None else value[order] for value in together], shuffled)
+    if fitted.transductive:
+        with pytest.raises(Refusal, match="judges one image"):
+            fitted.score({key: values[:1] for key, values in features.items()})
+        return
     for place in range(8):
         alone = fitted.score({key: values[place : place + 1] for key, values in features.items()})
         assert_same([value if value is None else value[place : place + 1] for value in together], alone)
@@ -133,15 +148,14 @@ def test_fitting_leaves_the_global_generator_alone(name):
 def test_a_planted_defect_outscores_every_training_image(name, fitted):
     if hasattr(fitted, "blind"):
         pytest.skip(fitted.blind)
-    normal = fitted.score(features_of(TRAIN)).image_score
-    planted = fitted.score(features_of(plant_defect(HELD_OUT))).image_score
-    assert planted.min() > normal.max()
+    normal, planted = among_training_images(fitted, plant_defect(HELD_OUT))
+    assert planted.image_score.min() > normal.max()
 
 
 def test_a_map_is_higher_at_the_planted_defect(name, fitted):
     if hasattr(fitted, "blind"):
         pytest.skip(fitted.blind)
-    _, anomaly_map = fitted.score(features_of(plant_defect(HELD_OUT)))
+    _, (_, anomaly_map) = among_training_images(fitted, plant_defect(HELD_OUT))
     if anomaly_map is None:
         pytest.skip("gives no map")
     inside = torch.zeros(32, 32, dtype=torch.bool)
@@ -190,14 +204,16 @@ def features_by_image(pixels):
 
 def test_a_large_image_scores_as_its_worst_tile_and_has_one_map(name, fitted):
     """What was fitted on images of 32 pixels sees larger ones in tiles of that size, stored or live."""
-    if fitted.transductive:
-        pytest.skip("scores a set of images, not one")
     grid = Grid.over((44, 80), 32, 8)
     images = torch.nn.functional.interpolate(HELD_OUT[:2].float(), (44, 80), mode="bicubic").clamp(0, 255).to(torch.uint8)
     source = Tiles(images, grid)
     layers = [layer for layer in features_of(HELD_OUT[:1]) if layer != "pixels"]
     batches = TiledBatches(source.rows, grid, source, source, layers, 5, {})
     assert batches.samples == 2 * grid.count == 2 * 2 * 3
+    if fitted.transductive:
+        with pytest.raises(Refusal, match="cut into tiles"):
+            next(predictions(fitted, batches))
+        return
     for place, (batch, whole) in enumerate(predictions(fitted, batches)):
         tiles = fitted.score(features_of(grid.cut(images[place : place + 1])))
         assert batch.sample_id == [f"image{place}"]

@@ -286,7 +286,7 @@ def test_the_command_says_what_it_is_judged_by_and_how_to_take_it_over(project, 
     ("arguments", "said"),
     [
         (("patchcor",), "did you mean 'patchcore'?"),
-        (("trivial",), "trivial is a group of baselines"),
+        (("trivial",), "trivial is a group of models"),
         (("stfpm",), "no run uses the model 'stfpm'"),
         (("toy", "--dataset", "tinny"), "did you mean 'tiny'?"),
         (("toy", "--category", "photo"), "did you mean 'photos'?"),
