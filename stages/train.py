@@ -98,9 +98,11 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
             aux=aux,
             backbones=params.backbones_folder,
             category=category,
+            dataset=run.dataset,
             text=text_tower(config["encoder"], params.compute.device, params.compute.threads, params.backbones_folder),
         )
         detector.fit(normal, None if entry.shots is not None else held_out, session)  # k-shot means that no more than k images are seen
+        config |= {"auxiliary": config.get("auxiliary", {}) | session.learnt_from} if session.learnt_from else {}
         artefact.save(place, detector, config, session.history)
     except Refusal as reason:
         print(f"{name} {category}: {reason}")

@@ -55,7 +55,9 @@ class Run:
     resume: a folder outside every output of the pipeline, one per (code, parameters, data); the caller removes it once the result is
     stored. history: what a fit wants remembered, in order; ends beside the model. aux: auxiliary images by name (textures, penalty images),
     for the detectors that draw on any. backbones: the local folder of weights, for those that bring a frozen network of their own. category: what the
-    samples show, as the data set calls it. text: sentences to (n, D), where the encoder has a text tower beside the one that sees images.
+    samples show, as the data set calls it. dataset: whose images will be judged. text: sentences to (n, D), where the encoder has a text tower beside
+    the one that sees images. learnt_from: by name, images that a fit owes something to and that are neither its training images nor `aux`; it says so
+    itself, and the result names them.
     """
 
     seed: int
@@ -68,7 +70,9 @@ class Run:
     aux: Mapping[str, Batches] = field(default_factory=dict)
     backbones: Path = Path("backbones")
     category: str = ""
+    dataset: str = ""
     text: Callable[[Sequence[str]], Tensor] | None = None
+    learnt_from: dict[str, str] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:

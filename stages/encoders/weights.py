@@ -10,6 +10,7 @@ when a file first arrives. What is not found ends at once with the file's name, 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Callable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 LOCK = Path(__file__).with_name("weights.lock.yaml")
 RECORDS = "weights.json"  # in the local folder: hashes of files that the lock has no hash for
 RANDOM = "random"
+AFCLIP = "afclip-"  # how the names of checkpoints begin that `assay train-afclip` makes, whatever the data set
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -96,9 +98,12 @@ def lock() -> dict[str, Row]:
 
 
 def row_of(name: str) -> Row:
-    """The lock's row; for any other name, the row of a timm tag whose hash is recorded on first use."""
+    """The lock's row; for any other name that of a checkpoint made here, or of a timm tag. Their hashes are recorded on first use."""
     if name in lock():
         return lock()[name]
+    if name.startswith(AFCLIP):
+        made = f"assay train-afclip {name.removeprefix(AFCLIP)} --encoder NAME --name {name}"
+        return lock()["afclip-visa"].model_copy(update={"made_by": made, "file": f"{name}.safetensors"})
     return Row(
         timm=name,
         loads="state_dict",
@@ -212,6 +217,17 @@ def load_into(network: nn.Module, found: Found, rename: Callable[[dict[str, Any]
             f"{len(unequal)} of another shape (first: {first}). Is it the file of {found.name}?"
         )
     network.load_state_dict(state, strict=False)
+
+
+def described(found: Found) -> dict[str, Any]:
+    """What a safetensors file that was made here says of itself; nothing of one that came from elsewhere."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(found.path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("assay", "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise io.DamagedFile(found.path, error) from error
 
 
 def load_or_refuse(network: nn.Module, name: str, folder: Path) -> dict[str, Any]:

@@ -352,6 +352,30 @@ def weights_check_clip(
         typer.echo(f"{name} in {checked.backbone}: {checked.right} of {len(checked.answers)} photographs named rightly")
 
 
+@app.command("train-afclip")
+def train_afclip(
+    dataset: Annotated[str, typer.Argument(help="A prepared data set with masks. Its test images are learnt from, so it cannot be judged.")],
+    encoder: Annotated[str, typer.Option(help="An encoder of kind clip in params.yaml whose features of that data set are stored.")],
+    name: Annotated[str | None, typer.Option(help="Of the checkpoint; afclip-DATASET by default.")] = None,
+    epochs: int = 2,
+    batch_size: int = 8,
+    learning_rate: float = 1e-4,
+    seed: int = 122,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    backbones: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Make a checkpoint of AF-CLIP or miniCLIP, to judge other data sets with. Started again after a stop, it goes on."""
+    from stages.serving import train_afclip as training
+
+    typer.echo(training.protocol(dataset, training.marked_rows(dataset)), err=as_json)
+    made = training.train(
+        dataset, encoder, name or f"afclip-{dataset}", _backbones(backbones),
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, device=device,
+    )  # fmt: skip
+    show([made._asdict()], as_json, ("name", "file", "steps", "first_loss", "last_loss"))
+
+
 @app.command()
 def leaderboard(as_json: Json = False, markdown: Annotated[bool, typer.Option(help="Print Markdown tables.")] = False) -> None:
     """Every model of every data set, ranked, with 95 % intervals; then the path of the report page."""

@@ -83,7 +83,9 @@ def fit_and_score(params: Params, task: Task, detector: str, options: Options, c
         held_out = [row for row in task.val if row["category"] in categories]
         train, val = (open_batches(run.dataset, run.encoder, rows, layers, params) for rows in (learnt, held_out))
         aux = _auxiliary(params, fresh.needs.aux, train)
-        session = Run(seed=seed, device=params.compute.device, quiet=True, aux=aux, backbones=params.backbones_folder)
+        session = Run(
+            seed=seed, device=params.compute.device, quiet=True, aux=aux, backbones=params.backbones_folder, dataset=run.dataset
+        )
         fitted = fresh.fit(train, None if shots is not None else val, session).to(resolve_device(params.compute.device)).eval()
         scores = {}
         for category in categories:
