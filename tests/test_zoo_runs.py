@@ -84,7 +84,8 @@ def test_the_bench_measures_both(project):
 
 def test_a_run_that_is_named_is_measured_alone_and_the_others_keep_their_figures(project, monkeypatch):
     monkeypatch.chdir(project)
-    before = io.read_json("metrics/bench/tiny.json")["models"]
+    path = project / "metrics/bench/tiny.json"
+    before = io.read_json(path)["models"]
     importlib.import_module("stages.bench").main("tiny", "tiny-draem")
-    after = io.read_json("metrics/bench/tiny.json")["models"]
+    after = io.read_json(path)["models"]
     assert after["dinomaly"] == before["dinomaly"] and after["draem"] != before["draem"] and after["draem"]["batch"] == 16
