@@ -51,6 +51,11 @@ def pretty(cell: dict[str, Any]) -> str:
     return f"{100 * cell['value']:.1f}{interval}"
 
 
+def one_row_csv(row: dict[str, Any]) -> str:
+    """Names, then values; empty where there is none."""
+    return _csv([list(row), ["" if value is None else value for value in row.values()]])
+
+
 def _csv(rows: list[list[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)

@@ -141,6 +141,19 @@ def bench(names: Names = None, everything: All = False, as_json: Json = False) -
     _run("bench", names, everything, as_json)
 
 
+@app.command("run")
+def run_configuration(
+    config: Annotated[Path, typer.Argument(help="A configuration, e.g. configs/mvtec_winclip.yaml.")],
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:<number>, in place of model.device.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run one experiment from its YAML file: train, judge, measure, and write the result tree that it names."""
+    from stages.serving import experiment
+
+    done = experiment.run(config, device, sys.stderr if as_json else sys.stdout)
+    typer.echo(as_text(done._asdict()) if as_json else f"\n{done.summary}\nresults: {done.folder.resolve()}")
+
+
 @app.command()
 def report(as_json: Json = False) -> None:
     """Make the report page again from what is in metrics/."""

@@ -93,7 +93,8 @@ def make_planned(
     content = _shared(template, root, settings, dataset, entry, categories, None)
     for section, keys in changes.items():
         content[section] = content[section] | keys
-    return _written(home(settings), dataset, content, plans, [])
+    encoders = [[plan.encoder_entry, plan.pixels_entry] for plan in plans.values()]  # which their names need not tell apart
+    return _written(home(settings), dataset, content, plans, encoders)
 
 
 def _written(above: Path, dataset: str, content: dict[str, Any], plans: dict[str, Plan], apart: list[Any]) -> Workspace:
@@ -139,10 +140,15 @@ def _in_tiles(plan: Plan, asked: Overrides) -> Plan:
 
 def registry(template: dict[str, Any] | None = None) -> list[str]:
     """Every model by name: the entries of params.yaml, rows of groups on their own, then the named configurations, then any other detector."""
-    own = _own_entries(template or template_of()[0])
-    used = {entry["detector"] for entry in own.values()} | set(zoo.zoo().methods)
-    others = [_plain_name(detector) for detector in detectors.known() if detector not in used]
-    return list(dict.fromkeys([*own, *zoo.names(), *others]))
+    return list(detectors_by_name(template or template_of()[0]))
+
+
+def detectors_by_name(template: dict[str, Any]) -> dict[str, str]:
+    """The detector behind every name of `registry`."""
+    own = {name: entry["detector"] for name, entry in _own_entries(template).items()}
+    used = {*own.values(), *zoo.zoo().methods}
+    others = {_plain_name(detector): detector for detector in detectors.known() if detector not in used}
+    return {**own, **{name: zoo.find(name)[1].detector for name in zoo.names() if name not in own}, **others}
 
 
 def _own_entries(template: dict[str, Any]) -> dict[str, dict[str, Any]]:
