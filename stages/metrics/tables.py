@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
+MEAN = "mean"  # what the last row is called
 Cells = dict[str, dict[str, Any]]  # {"image_auroc": {"value", "low", "high"} or {"value": None, "reason"}}
 
 
@@ -22,14 +24,14 @@ def summary_csv(categories: dict[str, Cells], mean: Cells) -> str:
     """Full precision, one row a category, empty where a metric is not available."""
     rows = [
         [name, *("" if cell["value"] is None else cell["value"] for cell in cells.values())]
-        for name, cells in [*categories.items(), ("mean", mean)]
+        for name, cells in [*categories.items(), (MEAN, mean)]
     ]
     return _csv([["category", *mean], *rows])
 
 
 def summary_pretty(categories: dict[str, Cells], mean: Cells) -> list[list[str]]:
     """Header and rows in percent with their intervals, for people."""
-    rows = [[name, *(pretty(cell) for cell in cells.values())] for name, cells in [*categories.items(), ("mean", mean)]]
+    rows = [[name, *(pretty(cell) for cell in cells.values())] for name, cells in [*categories.items(), (MEAN, mean)]]
     return [["category", *mean], *rows]
 
 
@@ -51,9 +53,9 @@ def pretty(cell: dict[str, Any]) -> str:
     return f"{100 * cell['value']:.1f}{interval}"
 
 
-def one_row_csv(row: dict[str, Any]) -> str:
-    """Names, then values; empty where there is none."""
-    return _csv([list(row), ["" if value is None else value for value in row.values()]])
+def rows_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """The columns of the rows, full precision; empty where there is nothing."""
+    return _csv([list(columns), *(["" if row[column] is None else row[column] for column in columns] for row in rows)])
 
 
 def _csv(rows: list[list[Any]]) -> str:

@@ -64,7 +64,7 @@ def run(path: Path, device: str | None = None, out: TextIO | None = None) -> Fin
     work.prepare()
     if refused := io.read_json(work.space.folder / "features" / work.space.dataset / plan.encoder / "encoder.json").get("refused"):
         raise Missing(refused)
-    return _trained(asked, work, plan, backbones) if asked.content.training else _judged(asked, work, plan)
+    return _trained(asked, work, plan, backbones, chosen) if asked.content.training else _judged(asked, work, plan)
 
 
 def _own_weights(asked: Read, plan: Plan) -> list[str]:
@@ -124,7 +124,7 @@ def _judged(asked: Read, work: Work, plan: Plan) -> Finished:
         outputs.write_category(folder / category, judged / category, cells, asked.content.visualization.save_overlay)
     outputs.write_summaries(folder, categories, mean)
     io.write_json(folder / "latency.json", latency)
-    io.write_text(folder / "latency.csv", tables.one_row_csv(latency))
+    io.write_text(folder / "latency.csv", tables.rows_csv([latency], list(latency)))
     io.write_json(folder / ABOUT, _about(asked, plan, result))
     return Finished(folder, tables.pretty_markdown(categories, mean) + "\n" + _sentences(latency, result), mean, latency)
 
@@ -189,13 +189,20 @@ def _sentences(latency: dict[str, Any], result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _trained(asked: Read, work: Work, plan: Plan, backbones: Path) -> Finished:
+def _trained(asked: Read, work: Work, plan: Plan, backbones: Path, device: str) -> Finished:
     """Train the weights that AF-CLIP brings along, on the labelled test images of the data set; nothing is judged."""
     training = asked.content.training
     if training is None or plan.entry["detector"] != methods.AFCLIP:
         raise ParamsError(f"{asked.at('training')}: only afclip and afclip_tiny have weights to train beforehand; take the section out")
-    given = {"epochs": training.epochs, "batch-size": training.batch_size, "learning-rate": training.learning_rate}
+    given = {
+        "encoder": plan.encoder,
+        "name": training.checkpoint,
+        "epochs": training.epochs,
+        "batch-size": training.batch_size,
+        "learning-rate": training.learning_rate,
+        "seed": asked.content.experiment.seed,
+        "device": device,
+    }
     options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-    seed = ["--seed", str(asked.content.experiment.seed)]
-    work.run("serving.cli", "train-afclip", work.space.dataset, "--encoder", plan.encoder, "--name", training.checkpoint, *seed, *options)
+    work.run("serving.cli", "train-afclip", work.space.dataset, *options)
     return Finished(backbones, f"{training.checkpoint} lies in {backbones}; name it in model.checkpoint", {}, {})
