@@ -23,7 +23,7 @@ from stages.metrics.result import result_folder
 from stages.metrics.tables import Cells
 from stages.params import ParamsError
 from stages.serving import methods, outputs, workspace
-from stages.serving.configuration import Metrics, Read, read
+from stages.serving.configuration import Metrics, Read, Training, read
 from stages.serving.work import Work
 from stages.serving.workspace import Plan, Settings, Workspace
 
@@ -64,7 +64,9 @@ def run(path: Path, device: str | None = None, out: TextIO | None = None) -> Fin
     work.prepare()
     if refused := io.read_json(work.space.folder / "features" / work.space.dataset / plan.encoder / "encoder.json").get("refused"):
         raise Missing(refused)
-    return _trained(asked, work, plan, backbones, chosen) if asked.content.training else _judged(asked, work, plan)
+    if asked.content.training:
+        return _trained(asked.content.training, asked.content.experiment.seed, work, plan.encoder, chosen, backbones)
+    return _judged(asked, work, plan)
 
 
 def _own_weights(asked: Read, plan: Plan) -> list[str]:
@@ -189,18 +191,15 @@ def _sentences(latency: dict[str, Any], result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _trained(asked: Read, work: Work, plan: Plan, backbones: Path, device: str) -> Finished:
+def _trained(training: Training, seed: int, work: Work, encoder: str, device: str, backbones: Path) -> Finished:
     """Train the weights that AF-CLIP brings along, on the labelled test images of the data set; nothing is judged."""
-    training = asked.content.training
-    if training is None or plan.entry["detector"] != methods.AFCLIP:
-        raise ParamsError(f"{asked.at('training')}: only afclip and afclip_tiny have weights to train beforehand; take the section out")
     given = {
-        "encoder": plan.encoder,
+        "encoder": encoder,
         "name": training.checkpoint,
         "epochs": training.epochs,
         "batch-size": training.batch_size,
         "learning-rate": training.learning_rate,
-        "seed": asked.content.experiment.seed,
+        "seed": seed,
         "device": device,
     }
     options = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]

@@ -45,7 +45,9 @@ def plan(asked: Read, template: dict[str, Any]) -> Plan:
     """The entries. Raises ParamsError for what the method cannot be asked for."""
     name, shots = asked.content.model.name, asked.content.data.k_shot
     found = _of_method(asked, METHODS[name]) if name in METHODS else _of_registry(asked, template)
-    if shots == 0 and not found.entry["detector"].startswith("zero_shot."):
+    if asked.content.training and found.entry["detector"] != AFCLIP:
+        raise ParamsError(f"{asked.at('training')}: only afclip and afclip_tiny have weights to train beforehand; take the section out")
+    if shots == 0 and not detectors.load(found.entry["detector"]).zero_shot:
         where = asked.at("data", "k_shot")
         raise ParamsError(f"{where} is 0, but {name} learns from normal images: say how many of each category, or null for all of them")
     return found._replace(entry=found.entry | ({} if shots is None else {"shots": shots}))
@@ -83,9 +85,13 @@ def _weights(asked: Read, method: Method) -> tuple[str, str]:
             if wanted in (network, network.split(".")[0]) and given in (None, name):
                 return wanted, name
     if given is not None:
-        raise ParamsError(f"{asked.at('model', 'weights')}: {given} are weights of {networks[given] or 'another kind of network'}, not of {backbone}")
+        raise ParamsError(
+            f"{asked.at('model', 'weights')}: {given} are weights of {networks[given] or 'another kind of network'}, not of {backbone}"
+        )
     known = {network.split(".")[0] for network in networks.values() if network}
-    raise ParamsError(f"{asked.at('model', 'backbone')}: no weights of {backbone!r} are known; name some in model.weights{nearest(backbone, known)}")
+    raise ParamsError(
+        f"{asked.at('model', 'backbone')}: no weights of {backbone!r} are known; name some in model.weights{nearest(backbone, known)}"
+    )
 
 
 def _quarters(asked: Read, backbone: str) -> list[str]:

@@ -17,7 +17,7 @@ def test_warm_up_and_repeats_are_as_many_as_are_asked_for():
 
 
 def test_neither_the_warm_up_nor_the_repeats_outlast_the_time_limit():
-    calls, call = counted(pause=0.02)
+    _, call = counted(pause=0.02)
     measured = measure(call, warmup=1000, repeats=1000, seconds=0.1)
     assert 1 <= measured.warmup <= 6 and 1 <= measured.repeats <= 6 and measured.p50_ms >= 20
 
