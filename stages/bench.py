@@ -3,7 +3,7 @@
 Reads fitted models and a few test images, writes metrics/bench/<dataset>.json. Timings differ from machine to machine and run to run, so they
 lie apart from the metrics. All models run in one process, those on pixels first: `peak_rss_mb` is what that process held while the model
 answered, Python, torch and the encoders built so far included. A transductive model has no latency, since no image has a score alone; its other figures are
-those of a set of BATCH images.
+those of a set of BATCH images. Where runs are named, only they are measured and the others keep their figures.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ BATCH = 16
 ALONE = "transductive: it scores a set of images, so there is no time for one alone"
 
 
-def main(dataset: str) -> int:
+def main(dataset: str, *names: str) -> int:
     params = load()
     images, encoders = _images(dataset), {}
-    models: dict[str, Any] = {}
+    path = Path("metrics", "bench", f"{dataset}.json")
+    models: dict[str, Any] = io.read_json(path)["models"] if names and path.is_file() else {}
     with engine.thread_limit(params.compute.threads):
-        runs = [run for run in params.runs.values() if run.dataset == dataset]
+        runs = [params.entry("runs", name) for name in names] or [run for run in params.runs.values() if run.dataset == dataset]
         for run in sorted(runs, key=lambda run: params.encoders[run.encoder].kind != "pixels"):
             for row in params.rows(run.model):
                 models[row] = _bench(params, _first_model(run, row, params.seeds(run)[0]), images, encoders)
                 print(f"{dataset} {row}: {models[row]}")
-    io.write_json(Path("metrics", "bench", f"{dataset}.json"), {"dataset": dataset, "machine": _machine(params), "models": models})
+    io.write_json(path, {"dataset": dataset, "machine": _machine(params), "models": models})
     return errors.OK
 
 
@@ -45,22 +46,23 @@ def _bench(params: Params, folder: Path | None, images: list[Any], encoders: dic
 
     pipeline = Pipeline.load(folder, params.compute.device, params.compute.threads, params.backbones_folder, encoders)
     rule, synchronise = params.bench, torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
-    transductive = pipeline.detector.transductive
-    if transductive and len(images) < 2:
-        return {"refused": ALONE}
+    transductive, many = pipeline.detector.transductive, (images * BATCH)[:BATCH]  # a data set of fewer test images shows some of them again
     single = None if transductive else measure(lambda: pipeline(images[:1]), rule.warmup, rule.repeats, rule.seconds, synchronise)
-    batch = measure(lambda: pipeline(images[:BATCH]), 1, rule.repeats, rule.seconds, synchronise)
-    memory = peak_memory(lambda: pipeline(images[:BATCH]))
-    shown = images[:BATCH] if transductive else images[:1]
+    batch = measure(lambda: pipeline(many), rule.warmup, rule.repeats, rule.seconds, synchronise)
+    memory = peak_memory(lambda: pipeline(many))
+    shown = many if transductive else images[:1]
     pixels = pipeline.pixels(shown)
     features = pipeline.features(pixels)
     total, trainable = pipeline.parameters()
     return {
         "latency_ms_p50": round(single.p50_ms, 3) if single else None,
         "latency_ms_p95": round(single.p95_ms, 3) if single else None,
-        "throughput_per_s": round(1000 * min(BATCH, len(images)) / batch.p50_ms, 2),
-        "batch": min(BATCH, len(images)),
+        "throughput_per_s": round(1000 * BATCH / batch.p50_ms, 2),
+        "batch": BATCH,
+        "warmup": (single or batch).warmup,
         "repeats": (single or batch).repeats,
+        "batch_warmup": batch.warmup,
+        "batch_repeats": batch.repeats,
         "parameters": total,
         "trainable_parameters": trainable,
         "flops": flops(lambda: (pipeline.encoder.eager(pixels), pipeline.detector.score(features))) // len(shown),
@@ -93,15 +95,17 @@ def _machine(params: Params) -> dict[str, Any]:
 
     import torch
 
+    from stages.encoders.encoder import resolve_device
+
     return {
         "system": platform.platform(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": params.compute.threads,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": "cpu" if resolve_device(params.compute.device) == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
     }
 
 
 if __name__ == "__main__":
-    sys.exit(errors.guarded(lambda: main(sys.argv[1])))
+    sys.exit(errors.guarded(lambda: main(*sys.argv[1:])))

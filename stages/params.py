@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -186,16 +186,20 @@ class Params(Section):
 
 def load(path: Path = PATH) -> Params:
     """Read and check the whole file. Raises ParamsError with the line, what is wrong and the nearest known key."""
+    if not path.is_file():
+        raise ParamsError(f"{path} is not here. Run from the project's root, where dvc.yaml lies.")
+    return validate(Params, read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, plain values only. Raises ParamsError where it is no YAML, or has a key twice."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    if not path.is_file():
-        raise ParamsError(f"{path} is not here. Run from the project's root, where dvc.yaml lies.")
     try:
-        raw = YAML(typ="safe").load(path)
+        return YAML(typ="safe").load(path)
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are no text, numbers that are none
         raise ParamsError(f"{path} is not valid YAML: {error}") from error
-    return _validate(Params, raw, path, at=())
 
 
 def options(factory: Callable[..., Any], given: dict[str, Any], at: tuple[str, ...], path: Path = PATH) -> dict[str, Any]:
@@ -203,30 +207,38 @@ def options(factory: Callable[..., Any], given: dict[str, Any], at: tuple[str, .
 
     `at` is where the entry stands in params.yaml, e.g. ("models", "patchcore"). Positional parameters of `factory` are not options.
     """
+    fields = fields_of(factory)
+    schema = create_model("Options", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
+    checked = validate(schema, given, path, at=at)
+    return {name: getattr(checked, name) for name in fields}
+
+
+def fields_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword parameters of a function or class as fields of a pydantic model: {name: (type, default)}."""
     function = factory.__init__ if inspect.isclass(factory) else factory
     hints = get_type_hints(function)
-    fields = {
+    return {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    schema = create_model("Options", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
-    checked = _validate(schema, given, path, at)
-    return {name: getattr(checked, name) for name in fields}
 
 
-def _validate(schema: type[BaseModel], raw: Any, path: Path, at: tuple[str, ...]) -> Any:
+def validate(schema: type[BaseModel], raw: Any, *paths: Path, at: tuple[str, ...] = ()) -> Any:
+    """`raw` as the model `schema`. paths: the files that it was read from, the one that wins first; at: where it stands in them.
+
+    Raises ParamsError with one line for each mistake: file, line, key, what is wrong.
+    """
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(schema, raw, path, at, problem) for problem in error.errors()]
-        raise ParamsError("\n".join(lines)) from None
+        raise ParamsError("\n".join(_explain(schema, paths, at, problem) for problem in error.errors())) from None
 
 
-def _explain(schema: type[BaseModel], raw: Any, path: Path, at: tuple[str, ...], problem: Any) -> str:
+def _explain(schema: type[BaseModel], paths: Sequence[Path], at: tuple[str, ...], problem: Any) -> str:
     loc = tuple(str(part) for part in problem["loc"] if part not in TAGS)
     keys = (*at, *loc)
-    where = f"{path}:{_line(path, keys)} {'.'.join(keys)}"
+    where = place(paths, keys)
     if problem["type"] == "extra_forbidden":
         return f"{where} is not a known key{nearest(keys[-1], _siblings(schema, problem['loc']))}"
     if problem["type"] == "missing":
@@ -253,14 +265,21 @@ def nearest(name: str, known: Any) -> str:
     return f"{hint} Known: {', '.join(sorted(known))}"
 
 
-def _line(path: Path, keys: tuple[str, ...]) -> int:
-    """The 1-based line of the deepest of `keys` that stands in the file; 1 where it cannot be told."""
+def place(paths: Sequence[Path], keys: tuple[str, ...]) -> str:
+    """`file:line key.key` of the first of the files that holds the most of `keys`; line 1 where none holds any."""
+    found = [_depth_and_line(path, keys) for path in paths]
+    best = max(range(len(found)), key=lambda number: found[number][0])
+    return f"{paths[best]}:{found[best][1]} {'.'.join(keys)}"
+
+
+def _depth_and_line(path: Path, keys: tuple[str, ...]) -> tuple[int, int]:
+    """How many of `keys`, from the first, stand in the file, and the 1-based line of the last of them."""
     from ruamel.yaml import YAML
 
     node, line = YAML(typ="rt").load(path) if path.is_file() else None, 0
-    for key in keys:
+    for depth, key in enumerate(keys):
         if not hasattr(node, "lc") or not isinstance(node, dict) or key not in node:
-            break
+            return depth, line + 1
         line = node.lc.key(key)[0]
         node = node[key]
-    return line + 1
+    return len(keys), line + 1

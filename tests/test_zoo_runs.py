@@ -80,3 +80,12 @@ def test_auxiliary_images_are_named_in_the_model_and_in_its_result(project):
 def test_the_bench_measures_both(project):
     measured = io.read_json(project / "metrics/bench/tiny.json")["models"]
     assert measured["dinomaly"]["parameters"] > 0 and measured["draem"]["latency_ms_p50"] > 0
+
+
+def test_a_run_that_is_named_is_measured_alone_and_the_others_keep_their_figures(project, monkeypatch):
+    monkeypatch.chdir(project)
+    path = project / "metrics/bench/tiny.json"
+    before = io.read_json(path)["models"]
+    importlib.import_module("stages.bench").main("tiny", "tiny-draem")
+    after = io.read_json(path)["models"]
+    assert after["dinomaly"] == before["dinomaly"] and after["draem"] != before["draem"] and after["draem"]["batch"] == 16

@@ -44,14 +44,16 @@ def peak_memory(call: Callable[[], object]) -> Memory:
 
 
 def flops(call: Callable[[], object]) -> int:
-    """Floating-point operations of one call: convolutions, matrix products and triangular solves in torch, two per multiply-add.
+    """Floating-point operations of one call: convolutions, matrix products, attention and triangular solves in torch, two per multiply-add.
 
     What runs outside torch (ONNX Runtime, faiss) is not seen, and element-wise work is not counted: torch.utils.flop_counter.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.linalg_solve_triangular: _triangular}) as counter:
+    aten = torch.ops.aten
+    unknown = {aten.linalg_solve_triangular: _triangular, aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
         call()
     return counter.get_total_flops()
 
@@ -59,3 +61,8 @@ def flops(call: Callable[[], object]) -> int:
 def _triangular(matrix: Any, right: Any, *_: Any, **__: Any) -> int:
     """d (d + 1) / 2 multiply-adds for each right-hand side. Shapes (..., d, d) and (..., d, k)."""
     return math.prod(right) * (matrix[-1] + 1)
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Queries times keys, then weights times values. Shapes (B, heads, T, d); torch counts the kernels for CUDA itself, and the same way."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])

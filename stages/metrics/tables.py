@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
+MEAN = "mean"  # what the last row is called
 Cells = dict[str, dict[str, Any]]  # {"image_auroc": {"value", "low", "high"} or {"value": None, "reason"}}
 
 
@@ -22,14 +24,14 @@ def summary_csv(categories: dict[str, Cells], mean: Cells) -> str:
     """Full precision, one row a category, empty where a metric is not available."""
     rows = [
         [name, *("" if cell["value"] is None else cell["value"] for cell in cells.values())]
-        for name, cells in [*categories.items(), ("mean", mean)]
+        for name, cells in [*categories.items(), (MEAN, mean)]
     ]
     return _csv([["category", *mean], *rows])
 
 
 def summary_pretty(categories: dict[str, Cells], mean: Cells) -> list[list[str]]:
     """Header and rows in percent with their intervals, for people."""
-    rows = [[name, *(pretty(cell) for cell in cells.values())] for name, cells in [*categories.items(), ("mean", mean)]]
+    rows = [[name, *(pretty(cell) for cell in cells.values())] for name, cells in [*categories.items(), (MEAN, mean)]]
     return [["category", *mean], *rows]
 
 
@@ -49,6 +51,11 @@ def pretty(cell: dict[str, Any]) -> str:
         return "n/a"
     interval = f" [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]" if cell.get("low") is not None else ""
     return f"{100 * cell['value']:.1f}{interval}"
+
+
+def rows_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """The columns of the rows, full precision; empty where there is nothing."""
+    return _csv([list(columns), *(["" if row[column] is None else row[column] for column in columns] for row in rows)])
 
 
 def _csv(rows: list[list[Any]]) -> str:

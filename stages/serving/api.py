@@ -11,23 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages import errors, io, params
+from stages import params
 from stages.detectors.zoo import Schedule
-from stages.serving import outputs, verbs, workspace
+from stages.serving import outputs, workspace
 from stages.serving.predict import Verdict
-from stages.serving.workspace import Overrides, Settings, Workspace
+from stages.serving.work import StageFailed, Work
+from stages.serving.workspace import Overrides, Settings
 
 Names = str | Sequence[str]
 ALL = "all"
-DONE = {"prepare": "data/{}/dataset.json", "extract": "features/{}/{}/encoder.json", "manifest": "data/{}/manifest.json"}  # written last
 
 _settings = Settings()
-
-
-class StageFailed(errors.UserError, RuntimeError):
-    """A verb ended with an error, which it has printed. `trained`: what the same call has finished all the same."""
-
-    trained: list[Trained] = []
 
 
 class Trained(NamedTuple):
@@ -90,15 +84,15 @@ def train(
     failed: list[str] = []
     for dataset in _listed(dataset_type):
         categories = None if category == ALL else _listed(category)
-        space = workspace.make(_settings, dataset, categories, _listed(model_type), asked, schedule)
+        work = Work(workspace.make(_settings, dataset, categories, _listed(model_type), asked, schedule))
         try:
-            _prepare(space)
+            work.prepare()
         except StageFailed as error:
             failed.append(str(error))
             continue
-        for run in space.runs:
+        for run in work.space.runs:
             try:
-                done.append(_fit(space, run))
+                done.append(_fit(work, run))
             except StageFailed as error:
                 failed.append(str(error))
     if failed:
@@ -155,29 +149,12 @@ def _listed(names: Names) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _prepare(space: Workspace) -> None:
-    """The verbs that models share, where an earlier call has not run them to the end."""
-    jobs = [("prepare", space.dataset), *(("extract", space.dataset, encoder) for encoder in space.extracts), ("manifest", space.dataset)]
-    for verb, *names in jobs:
-        path = space.folder / DONE[verb].format(*names)
-        if not path.is_file() or "refused" in io.read_json(path):  # what was missing then may be here now
-            _run(space, verb, *names)
-
-
-def _fit(space: Workspace, run: str) -> Trained:
-    model, metrics = space.runs[run], space.folder / "metrics" / space.dataset
-    for verb in verbs.OF_RUNS:
-        _run(space, verb, run)
-    result = io.read_json(metrics / f"{model}.json")
+def _fit(work: Work, run: str) -> Trained:
+    result, space = work.fit(run), work.space
     written = []
     if _settings.output_dir is not None and "refused" not in result:
         written = outputs.write_trees(space.folder, run, _settings.output_dir)
-    return Trained(space.dataset, model, space.folder, written, result.get("categories", {}), result.get("refused"))
-
-
-def _run(space: Workspace, verb: str, *names: str) -> None:
-    if code := verbs.run(verb, *names, project=space.folder):
-        raise StageFailed(f"{verb} {' '.join(names)} ended with exit code {code}; what it said stands above. Its folder is {space.folder}")
+    return Trained(space.dataset, space.runs[run], space.folder, written, result.get("categories", {}), result.get("refused"))
 
 
 def _project_of(dataset: str | None, category: str | None, model: str | None) -> Path:

@@ -141,6 +141,19 @@ def bench(names: Names = None, everything: All = False, as_json: Json = False) -
     _run("bench", names, everything, as_json)
 
 
+@app.command("run")
+def run_configuration(
+    config: Annotated[Path, typer.Argument(help="A configuration, e.g. configs/mvtec_winclip.yaml.")],
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:<number>, in place of model.device.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run one experiment from its YAML file: train, judge, measure, and write the result tree that it names."""
+    from stages.serving import experiment
+
+    done = experiment.run(config, device, sys.stderr if as_json else sys.stdout)
+    typer.echo(as_text(done._asdict()) if as_json else f"\n{done.summary}\nresults: {done.folder.resolve()}")
+
+
 @app.command()
 def report(as_json: Json = False) -> None:
     """Make the report page again from what is in metrics/."""
@@ -377,10 +390,22 @@ def train_afclip(
 
 
 @app.command()
-def leaderboard(as_json: Json = False, markdown: Annotated[bool, typer.Option(help="Print Markdown tables.")] = False) -> None:
+def leaderboard(
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option(help="Print Markdown tables.")] = False,
+    collect: Annotated[
+        Path | None, typer.Option(help="Compare the result trees in this folder instead, DATASET/METHOD/EXPERIMENT/summary_metrics.csv.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where comparison.csv, .md and .png go; with --collect, its folder by default.")
+    ] = None,
+) -> None:
     """Every model of every data set, ranked, with 95 % intervals; then the path of the report page."""
     from stages.serving import leaderboard as board
 
+    if collect is not None:
+        _collect(collect, out or collect, as_json, markdown)
+        return
     tables = board.leaderboard(params.load())
     if not tables:
         raise errors.Missing("no results in metrics/ yet. Run `dvc repro`.")
@@ -391,6 +416,19 @@ def leaderboard(as_json: Json = False, markdown: Annotated[bool, typer.Option(he
     page = Path("metrics/report/index.html")
     if page.is_file() and not markdown:
         typer.echo(f"report: {page.resolve()}")
+
+
+def _collect(folder: Path, out: Path, as_json: bool, markdown: bool) -> None:
+    from stages.serving import collect
+
+    rows = collect.collect(folder)
+    written = [path.as_posix() for path in collect.write(rows, out)]
+    if as_json:
+        typer.echo(as_text({"rows": rows, "written": written}))
+    elif markdown:
+        typer.echo(collect.markdown(rows))
+    else:
+        typer.echo("\n".join([collect.render(rows), *written]))
 
 
 def _run(verb: str, names: list[str] | None, everything: bool, as_json: bool) -> list[str]:

@@ -74,13 +74,23 @@ def _epochs(entry: ModelEntry, place: Path) -> int:
 
 def _write_results(folder: Path, judged: Path, result: dict[str, Any]) -> None:
     """A summary is of every category that lies in the folder, those of earlier calls too."""
-    for category in result["categories"]:
-        shutil.rmtree(folder / category, ignore_errors=True)
-        for path in [judged / category / "metrics.csv", *sorted((judged / category / "overlays").iterdir())]:
-            _copy(path, folder / category / path.relative_to(judged / category))
-    own, found = result["categories"], sorted(path.parent.name for path in folder.glob("*/metrics.csv"))
+    own = result["categories"]
+    for category, cells in own.items():
+        write_category(folder / category, judged / category, cells)
+    found = sorted(path.parent.name for path in folder.glob("*/metrics.csv"))
     cells = {category: own.get(category) or _read_cells(folder / category / "metrics.csv") for category in found}
-    mean = result["mean"] if set(found) == set(own) else _plain_mean(cells)
+    write_summaries(folder, cells, result["mean"] if set(found) == set(own) else _plain_mean(cells))
+
+
+def write_category(folder: Path, judged: Path, cells: Cells, pictures: bool = True) -> None:
+    """Table and pictures of one category, in place of what lay there. judged: metrics/<dataset>/<model>/<category>."""
+    shutil.rmtree(folder, ignore_errors=True)
+    io.write_text(folder / "metrics.csv", tables.metrics_csv(cells))
+    for path in sorted((judged / "overlays").glob("*")) if pictures else ():
+        _copy(path, folder / "overlays" / path.name)
+
+
+def write_summaries(folder: Path, cells: dict[str, Cells], mean: Cells) -> None:
     for name, text in (
         ("summary_metrics.csv", tables.summary_csv(cells, mean)),
         ("summary_metrics_pretty.csv", tables.pretty_csv(cells, mean)),

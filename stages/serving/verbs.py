@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -19,16 +19,20 @@ from stages.params import PATH, Params, ParamsError, load, nearest
 OF_RUNS, OF_DATASETS = ("train", "evaluate"), ("ensemble", "bench")
 
 
-def run(verb: str, *names: str, project: Path = Path(), out: TextIO | None = None) -> int:
-    """The exit code of one verb. What it prints is passed on line by line to `out` (stdout by default); its errors go to stderr."""
+def run(
+    verb: str, *names: str, project: Path = Path(), out: TextIO | None = None, environment: Mapping[str, str] | None = None
+) -> int:
+    """The exit code of one verb. What it prints is passed on line by line to `out` (stdout by default); its errors go to stderr.
+
+    environment: variables that it sees beside ours.
+    """
     if verb in OF_RUNS:
         _remove_outs(project, verb, names[0])
     installed = str(Path(stages.__file__).parent.parent)
     paths = [os.environ["PYTHONPATH"], installed] if os.environ.get("PYTHONPATH") else [installed]
     command = [sys.executable, "-u", "-m", f"stages.{verb}", *names]
-    with subprocess.Popen(
-        command, cwd=project, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    ) as process:
+    seen = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict(environment or {})
+    with subprocess.Popen(command, cwd=project, env=seen, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         for line in process.stdout or ():
             print(line, end="", file=out or sys.stdout, flush=True)
     return process.returncode

@@ -70,19 +70,43 @@ def make(
     categories: None for all. schedule: of models that are named configurations; those of params.yaml have their own.
     Raises ParamsError with the nearest name where data set or model is unknown.
     """
-    template, root = _template()
-    plans = {model: _in_tiles(_plan(template, model, schedule, asked), asked) for model in _known(template, models)}
-    content = _shared(template, root, settings, dataset, categories, asked.img_size)
+    template, root = template_of()
+    plans = {model: _in_tiles(plan_of(template, model, schedule, asked), asked) for model in _known(template, models)}
+    for plan in plans.values():
+        _require_normalize(plan.encoder_entry, plan.encoder, asked.normalize)
+    entry = _dataset(template, root, settings, dataset)
+    content = _shared(template, root, settings, dataset, entry, categories, asked.img_size)
+    tiles = [[asked.canvas, asked.overlap]] if asked.canvas else []  # the names of encoders say nothing of the overlap
+    return _written(home(settings), dataset, content, plans, tiles)
+
+
+def make_planned(
+    settings: Settings,
+    dataset: str,
+    entry: dict[str, Any],
+    categories: Sequence[str] | None,
+    plans: dict[str, Plan],
+    changes: dict[str, dict[str, Any]],
+) -> Workspace:
+    """`make` for models whose entries are given. entry: of the data set, with an absolute source. changes: to other sections of params.yaml."""
+    template, root = template_of()
+    content = _shared(template, root, settings, dataset, entry, categories, None)
+    for section, keys in changes.items():
+        content[section] = content[section] | keys
+    encoders = [[plan.encoder_entry, plan.pixels_entry] for plan in plans.values()]  # which their names need not tell apart
+    return _written(home(settings), dataset, content, plans, encoders)
+
+
+def _written(above: Path, dataset: str, content: dict[str, Any], plans: dict[str, Plan], apart: list[Any]) -> Workspace:
+    """The workspace of `content` and these models, in a folder below `above`. apart: what else tells workspaces apart."""
     shared = {section: content[section] for section in ("datasets", "encoders", "protocol", "features", "backbones")}
     files = [_fingerprint(path) for path in (Path(content["datasets"][dataset]["source"]), CODE)]
-    tiles = [[asked.canvas, asked.overlap]] if asked.canvas else []  # the names of encoders say nothing of the overlap
-    folder = home(settings) / io.content_hash([shared, files, *tiles])[:16]
+    folder = above / io.content_hash([shared, content["compute"]["device"], files, *apart])[:16]
     extracts: dict[str, str] = {}  # encoder -> what it reads; pixels first
     for plan in plans.values():
         content["encoders"] |= {plan.pixels: plan.pixels_entry, plan.encoder: plan.encoder_entry}
         extracts = {plan.pixels: f"data/{dataset}/samples.parquet"} | extracts
     for plan in plans.values():
-        _require_normalize(plan.encoder_entry, plan.encoder, asked.normalize)
         extracts.setdefault(plan.encoder, f"features/{dataset}/{plan.pixels}")
     for encoder, reads in extracts.items():
         code = (CODE / "encoders" / zoo.code_of(content["encoders"][encoder])).as_posix()
@@ -116,10 +140,15 @@ def _in_tiles(plan: Plan, asked: Overrides) -> Plan:
 
 def registry(template: dict[str, Any] | None = None) -> list[str]:
     """Every model by name: the entries of params.yaml, rows of groups on their own, then the named configurations, then any other detector."""
-    own = _own_entries(template or _template()[0])
-    used = {entry["detector"] for entry in own.values()} | set(zoo.zoo().methods)
-    others = [_plain_name(detector) for detector in detectors.known() if detector not in used]
-    return list(dict.fromkeys([*own, *zoo.names(), *others]))
+    return list(detectors_by_name(template or template_of()[0]))
+
+
+def detectors_by_name(template: dict[str, Any]) -> dict[str, str]:
+    """The detector behind every name of `registry`."""
+    own = {name: entry["detector"] for name, entry in _own_entries(template).items()}
+    used = {*own.values(), *zoo.zoo().methods}
+    others = {_plain_name(detector): detector for detector in detectors.known() if detector not in used}
+    return {**own, **{name: zoo.find(name)[1].detector for name in zoo.names() if name not in own}, **others}
 
 
 def _own_entries(template: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -141,7 +170,7 @@ def _known(template: dict[str, Any], models: Sequence[str]) -> Sequence[str]:
     return models
 
 
-def _plan(template: dict[str, Any], model: str, schedule: zoo.Schedule, asked: Overrides) -> Plan:
+def plan_of(template: dict[str, Any], model: str, schedule: zoo.Schedule, asked: Overrides) -> Plan:
     """A name of params.yaml is the project's own model, whatever the zoo calls by that name."""
     own = _own_entries(template)
     if model not in own and model in [*zoo.names(), *zoo.aliases()]:
@@ -176,7 +205,7 @@ def _resized(encoder: dict[str, Any], image_size: int | None) -> dict[str, Any]:
     return encoder | {"image_size": image_size} | ({"parts": parts} if parts else {})
 
 
-def _template() -> tuple[dict[str, Any], Path]:
+def template_of() -> tuple[dict[str, Any], Path]:
     """params.yaml, checked, and the folder that its paths are relative to."""
     from ruamel.yaml import YAML
 
@@ -186,10 +215,16 @@ def _template() -> tuple[dict[str, Any], Path]:
 
 
 def _shared(
-    template: dict[str, Any], root: Path, settings: Settings, dataset: str, categories: Sequence[str] | None, img_size: int | None
+    template: dict[str, Any],
+    root: Path,
+    settings: Settings,
+    dataset: str,
+    entry: dict[str, Any],
+    categories: Sequence[str] | None,
+    img_size: int | None,
 ) -> dict[str, Any]:
     """The content of params.yaml but for models and runs."""
-    entry = _dataset(template, root, settings, dataset) | ({"categories": sorted(categories)} if categories else {})
+    entry = entry | ({"categories": sorted(categories)} if categories else {})
     processes = max(1, min(settings.num_workers, os.cpu_count() or 1))
     backbones = settings.backbone_dir or root / template["backbones"]
     return template | {
@@ -208,14 +243,19 @@ def _dataset(template: dict[str, Any], root: Path, settings: Settings, dataset: 
     """The entry of a data set: a folder or archive of its name in dataset_dir, else what params.yaml has by that name."""
     found = _in_folder(settings.dataset_dir, dataset) if settings.dataset_dir else None
     if found is not None:
-        adapter = dataset if dataset in adapters.known() else layout_of(found) if found.is_dir() else "folder"
-        return {"adapter": adapter, "source": found.resolve().as_posix()}
+        return entry_of(dataset, found)
     if dataset in template["datasets"]:
         entry = template["datasets"][dataset]
         return entry | {"source": (root / entry["source"]).as_posix()}
     here = sorted(path.name for path in settings.dataset_dir.iterdir()) if settings.dataset_dir and settings.dataset_dir.is_dir() else []
     where = f" in {settings.dataset_dir}" if settings.dataset_dir else "; set_globals(dataset_dir=...) says where yours lie"
     raise ParamsError(f"no data set {dataset!r}{where}{nearest(dataset, [*here, *template['datasets']])}")
+
+
+def entry_of(dataset: str, found: Path) -> dict[str, Any]:
+    """The entry of a folder, archive or CSV file: the adapter of the data set's name, else of the layout found. Raises DataError for none."""
+    adapter = dataset if dataset in adapters.known() else layout_of(found) if found.is_dir() else "folder"
+    return {"adapter": adapter, "source": found.resolve().as_posix()}
 
 
 def _in_folder(folder: Path, dataset: str) -> Path | None:

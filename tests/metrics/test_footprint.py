@@ -18,6 +18,13 @@ def test_a_triangular_solve_is_counted():
     assert flops(lambda: torch.linalg.solve_triangular(factors, torch.ones(5, 6, 1), upper=False)) == 2 * 5 * 21
 
 
+def test_attention_is_counted_on_the_cpu_as_on_a_gpu():
+    """2 heads of width 4 over 6 tokens: every query meets every key, and every weight every value."""
+    query, key, value = torch.randn(3, 1, 2, 6, 4)
+    asked = flops(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value))
+    assert asked == 2 * (2 * 6 * 6 * 4 + 2 * 6 * 6 * 4)
+
+
 def test_the_peak_of_a_call_is_seen_though_its_memory_is_gone_afterwards():
     small = peak_memory(lambda: None)
     large = peak_memory(lambda: [torch.ones(50_000_000).sum() for _ in range(3)])  # 200 MB that no one keeps

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from stages.serving import api
+from stages.serving import api, verbs
 from tests.projects import photograph, run, tiny_project
 
 
@@ -76,12 +76,12 @@ def test_a_verb_that_fails_is_an_error_that_names_it(project, tmp_path, capfd):
 
 @pytest.mark.slow
 def test_a_model_that_crashes_lets_the_others_finish_and_fails_the_call(project, monkeypatch):
-    plain = api.verbs.run
+    plain = verbs.run
 
     def run(verb, *arguments, **options):
         return 2 if arguments == ("bottles-mean-image",) else plain(verb, *arguments, **options)
 
-    monkeypatch.setattr(api.verbs, "run", run)
+    monkeypatch.setattr(verbs, "run", run)
     with pytest.raises(api.StageFailed, match="train bottles-mean-image ended with exit code 2") as failure:
         api.train("bottles", "bottle", ["mean-image", "brightness"])
     assert [one.model for one in failure.value.trained] == ["brightness"]

@@ -89,7 +89,7 @@ def test_rows_of_groups_configurations_and_detectors_without_either_are_models_t
     trivial = {"mean-image", "brightness", "local-contrast", "random-score"}
     own = set(params.load(Path(workspace.CODE.parent, "params.yaml")).models) - {"trivial"}
     assert {*own, *trivial, *zoo.names()} == set(registry())
-    template, _ = workspace._template()
+    template, _ = workspace.template_of()
     template["models"]["trivial"]["rows"].pop("brightness")
     assert registry(template)[-1] == "brightness"  # found in its folder, as any new one will be
 
@@ -133,7 +133,7 @@ def test_another_image_size_reaches_every_part_of_a_configuration_s_encoder(sett
 
 
 def test_a_model_that_no_run_uses_gets_the_first_encoder_that_fits(settings):
-    template, _ = workspace._template()
+    template, _ = workspace.template_of()
     template["runs"] = {}
     assert workspace._encoder(template, "padim", {"detector": "density.padim", "channels": 5}) == "lite0"
     assert workspace._encoder(template, "brightness", {"detector": "trivial.brightness"}) == "pixels"
