@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--images-seed", type=int, default=1)
     parser.add_argument("--backbones", type=Path, default=ROOT / "backbones")
-    parser.add_argument("--methods", nargs="*", default=sorted(zoo.zoo().methods))
+    parser.add_argument("--methods", nargs="*", default=sorted(name for name, one in zoo.zoo().methods.items() if one.category != "few_shot"))
     parser.add_argument("--folder", type=Path, default=None, help="work here and leave all there; a temporary folder by default")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()

@@ -160,10 +160,8 @@ def test_a_single_test_image_is_a_row_with_the_reason(tmp_path, monkeypatch):
         "manifest tiny",
         "train tiny-among",
         "evaluate tiny-among",
-        "bench tiny",
     )
     assert "got 1" in json.loads(Path("metrics/tiny/among.json").read_text())["refused"]
-    assert io.read_json(Path("metrics/bench/tiny.json"))["models"]["among"]["refused"].startswith("transductive")
 
 
 def test_an_ensemble_below_it_is_still_the_best_that_can_be_had(root):

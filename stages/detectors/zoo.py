@@ -19,7 +19,7 @@ PIXELS = "pixels"
 SCHEDULES = ("full", "quick", "cpu")
 
 Schedule = Literal["full", "quick", "cpu"]
-Category = Literal["memory", "flow", "distillation", "reconstruction", "adaptation", "foundation"]
+Category = Literal["memory", "flow", "distillation", "reconstruction", "adaptation", "foundation", "few_shot"]
 
 
 class Method(Section):
@@ -33,12 +33,14 @@ class Method(Section):
 
 
 class Configuration(Section):
-    """encoder: of the section `encoders`, or pixels-<side>. model_size: where a method has several. None as quick: one pass, nothing to shorten."""
+    """encoder: of the section `encoders`, or pixels-<side>. model_size: where a method has several. None as quick: one pass, nothing to shorten.
+    shots: of methods that are made for a few images or none."""
 
     detector: str
     encoder: str
     options: dict[str, Any] = {}
     quick: dict[str, Any] | None = None
+    shots: int | None = None
     model_size: Literal["small", "medium", "base", "large"] | None = None
     aliases: list[str] = []
     note: str = ""
@@ -68,8 +70,13 @@ def zoo() -> Zoo:
 
 
 def names() -> list[str]:
-    """The configurations, in the order of the file; aliases are not among them."""
-    return list(zoo().configurations)
+    """The configurations of the twenty detectors, in the order of the file; aliases are not among them."""
+    return [name for name, one in zoo().configurations.items() if one.shots is None]
+
+
+def few_shot_names() -> list[str]:
+    """The configurations of methods for a few images or none, in the order of the file."""
+    return [name for name, one in zoo().configurations.items() if one.shots is not None]
 
 
 def find(name: str) -> tuple[str, Configuration]:
@@ -93,9 +100,11 @@ def entries(name: str, schedule: Schedule = "full") -> Entries:
     method = zoo().methods[configuration.detector]
     changes = {"full": {}, "quick": configuration.quick or {}, "cpu": method.cpu}[schedule]
     encoder_name = changes.get("encoder", configuration.encoder)
-    shortened = schedule != "full" and (schedule == "cpu" or configuration.quick is not None)
+    labels = [schedule] if schedule != "full" and (changes or (schedule == "cpu" and configuration.shots is None)) else []
     options = {**configuration.options, **{key: value for key, value in changes.items() if key != "encoder"}}
-    model = {"detector": configuration.detector, **({"label": schedule} if shortened else {}), **options}
+    if configuration.shots is not None:
+        labels, options = [f"{configuration.shots}-shot", *labels], {"shots": configuration.shots, **options}
+    model = {"detector": configuration.detector, **({"label": ", ".join(labels)} if labels else {}), **options}
     encoder = encoder_of(encoder_name)
     pixels = pixels_name(encoder["image_size"])
     return Entries(model, encoder_name, encoder, pixels, {"kind": PIXELS, "image_size": encoder["image_size"]})

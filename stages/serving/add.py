@@ -49,7 +49,7 @@ def add(
     settings = params.load()
     name = _checked_name(settings, name, directory)
     adapter = adapter or layout_of(directory)
-    named = [model for model in models if model not in settings.models and model in [*zoo.names(), *zoo.aliases()]]
+    named = [model for model in models if model not in settings.models and model in [*zoo.names(), *zoo.few_shot_names(), *zoo.aliases()]]
     runs = _templates(settings, [model for model in models if model not in named]) if len(named) < len(models) or not models else {}
     source = _source(directory)
     content = _yaml().load(params.PATH.read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def _templates(settings: Params, models: Sequence[str]) -> dict[str, str]:
         known.setdefault(entry.model, run)
     for model in models:
         if model not in known:
-            raise ParamsError(f"no run of {params.PATH} uses a model {model!r}{nearest(model, [*known, *zoo.names(), *zoo.aliases()])}")
+            raise ParamsError(f"no run of {params.PATH} uses a model {model!r}{nearest(model, [*known, *zoo.names(), *zoo.few_shot_names(), *zoo.aliases()])}")
     return {model: run for model, run in known.items() if not models or model in models}
 
 

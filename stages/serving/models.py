@@ -11,21 +11,22 @@ from stages import detectors
 from stages.detectors import zoo
 from stages.encoders import weights
 
-CATEGORIES = ("memory", "flow", "distillation", "reconstruction", "adaptation", "foundation")
+CATEGORIES = ("memory", "flow", "distillation", "reconstruction", "adaptation", "foundation", "few_shot")
 HEAD = """\
 # Models
 
-Twenty detectors in forty-four named configurations, beside the trivial baselines (`mean-image`, `brightness`, `local-contrast`, `random-score`) that
-any of them must beat. `assay models list` prints the configurations with the state of their weights, `assay models add NAME --dataset D` writes one
-into `params.yaml`; `--schedule quick` is a smoke run, `--schedule cpu` the smallest one, on the encoder that is built in. Figures on one data set:
-[results](results.md). Sections are made from the heads of the files, which say every deviation from the paper. Schedules are epochs x batch.
+Twenty detectors in forty-four named configurations, then four methods for a few images or none ([zero and few shots](zero_shot.md)), beside the trivial
+baselines (`mean-image`, `brightness`, `local-contrast`, `random-score`) that any of them must beat. `assay models list` prints the configurations with the
+state of their weights, `assay models add NAME --dataset D` writes one into `params.yaml`; `--schedule quick` is a smoke run, `--schedule cpu` the smallest
+one, on the encoder that is built in. Figures on one data set: [results](results.md). Sections are made from the heads of the files, which say every deviation
+from the paper. Schedules are epochs x batch.
 """
 SCHEDULE = ("epochs", "steps", "batch_size", "learning_rate", "patience")
 
 
 def listed(backbones: Path) -> list[dict[str, Any]]:
     """One row for each configuration, as plain data, in the order of zoo.yaml."""
-    return [described(name, backbones) for name in zoo.names()]
+    return [described(name, backbones) for name in [*zoo.names(), *zoo.few_shot_names()]]
 
 
 def described(name: str, backbones: Path) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def described(name: str, backbones: Path) -> dict[str, Any]:
         "normalize": encoder["kind"] != zoo.PIXELS,
         "schedules": {schedule: _schedule(name, schedule) for schedule in zoo.SCHEDULES if _exists(configuration, schedule)},
         "weights": [_weights(one, backbones) for one in _needed(configuration, encoder)],
+        "shots": configuration.shots,
         "note": configuration.note,
     }
 
@@ -58,6 +60,8 @@ def _backbones(encoder: dict[str, Any]) -> list[str]:
 
 def _layers(configuration: zoo.Configuration) -> list[str]:
     """Those that the detector reads, from its signature: to build forty-four networks for a list would take seconds."""
+    if configuration.shots is not None:  # none of these makes a network
+        return list(detectors.build(configuration.detector, configuration.options, at=("models",)).needs.layers)
     parameters = inspect.signature(detectors.load(configuration.detector).__init__).parameters
     named = [configuration.options.get(key, parameters[key].default) for key in ("layer", "layers", "extra") if key in parameters]
     return [layer for value in named for layer in ([value] if isinstance(value, str) else value)]
@@ -78,7 +82,7 @@ def _schedule(name: str, schedule: zoo.Schedule) -> dict[str, Any]:
 def _needed(configuration: zoo.Configuration, encoder: dict[str, Any]) -> list[str]:
     """Of its encoder, and of networks that the detector itself names (a teacher, a vector-quantised auto-encoder)."""
     parameters = inspect.signature(detectors.load(configuration.detector).__init__).parameters
-    own = [configuration.options.get(key, parameters[key].default) for key in parameters if key.endswith("_weights")]
+    own = [configuration.options.get(key, parameters[key].default) for key in parameters if key.endswith("_weights") or key == "checkpoint"]
     return [name for name in dict.fromkeys([*zoo.weights_of(encoder), *own]) if name != weights.RANDOM]
 
 

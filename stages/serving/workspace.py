@@ -163,7 +163,7 @@ def _plain_name(detector: str) -> str:
 
 
 def _known(template: dict[str, Any], models: Sequence[str]) -> Sequence[str]:
-    known = [*registry(template), *zoo.aliases()]
+    known = [*registry(template), *zoo.few_shot_names(), *zoo.aliases()]
     for model in models:
         if model not in known:
             raise ParamsError(f"no model {model!r}{nearest(model, known)}")
@@ -173,7 +173,7 @@ def _known(template: dict[str, Any], models: Sequence[str]) -> Sequence[str]:
 def plan_of(template: dict[str, Any], model: str, schedule: zoo.Schedule, asked: Overrides) -> Plan:
     """A name of params.yaml is the project's own model, whatever the zoo calls by that name."""
     own = _own_entries(template)
-    if model not in own and model in [*zoo.names(), *zoo.aliases()]:
+    if model not in own and model in [*zoo.names(), *zoo.few_shot_names(), *zoo.aliases()]:
         entries = zoo.entries(model, schedule)
         encoder, size = _resized(entries.encoder, asked.img_size), asked.img_size or entries.encoder["image_size"]
         own_pixels = entries.encoder["kind"] == zoo.PIXELS

@@ -4,6 +4,8 @@ import pytest
 
 from stages import detectors
 from stages.detectors import zoo
+from stages.encoders import weights
+from stages.encoders.clip import architecture
 from stages.params import ParamsError
 
 NAMES = """padim padim-resnet18 patchcore patchcore-resnet18 patchcore-320 dfkde dfkde-resnet18 cflow-resnet18 cflow-resnet50 fastflow-resnet50 fastflow-cait
@@ -18,7 +20,7 @@ def test_the_forty_four_configurations_are_there_in_order():
 
 
 def test_the_twenty_detectors_are_methods_of_the_six_categories():
-    methods = zoo.zoo().methods
+    methods = {name: method for name, method in zoo.zoo().methods.items() if method.category != "few_shot"}
     assert len(methods) == 20 and set(methods) == {name for name in detectors.known() if not name.startswith(("trivial.", "few_shot.", "zero_shot."))}
     assert {method.category for method in methods.values()} == {
         "memory",
@@ -28,7 +30,26 @@ def test_the_twenty_detectors_are_methods_of_the_six_categories():
         "adaptation",
         "foundation",
     }
-    assert {configuration.detector for configuration in zoo.zoo().configurations.values()} == set(methods)
+    assert {zoo.find(name)[1].detector for name in zoo.names()} == set(methods)
+
+
+def test_every_detector_for_few_images_or_none_has_configurations_beside_the_forty_four():
+    found = {name: zoo.find(name)[1] for name in zoo.few_shot_names()}
+    assert {one.detector for one in found.values()} == {name for name in detectors.known() if name.startswith(("few_shot.", "zero_shot."))}
+    assert [found[f"{model}-{shots}shot"].shots for model in ("winclip", "afclip") for shots in (0, 1, 2, 4)] == [0, 1, 2, 4] * 2
+    assert zoo.entries("winclip").model == {"detector": "zero_shot.winclip", "label": "0-shot", "shots": 0}
+    assert zoo.entries("anomalydino-4shot", "cpu").model["label"] == "4-shot, cpu" and zoo.entries("winclip-4shot", "cpu").model["label"] == "4-shot"
+
+
+def test_every_clip_of_the_configurations_gives_the_layers_that_its_detector_reads():
+    for name in zoo.few_shot_names():
+        entries = zoo.entries(name)
+        options = {key: value for key, value in entries.model.items() if key not in ("detector", "label", "shots")}
+        needs = detectors.build(entries.model["detector"], options, at=("models", name)).needs
+        assert set(needs.layers) <= set(entries.encoder["layers"]), name
+        if entries.encoder["kind"] == "clip":
+            assert weights.lock()[entries.encoder["weights"]].clip == entries.encoder["backbone"], name
+            assert entries.encoder["image_size"] % architecture(entries.encoder["backbone"])["vision_cfg"]["patch_size"] == 0, name
 
 
 def test_aliases_lead_to_one_configuration_and_are_not_counted():

@@ -10,7 +10,7 @@ from stages.detectors import zoo
 def test_the_list_as_json_has_all_that_a_choice_needs(assay):
     code, out, _ = assay("models", "list", "--json")
     rows = {row["name"]: row for row in json.loads(out)}
-    assert code == 0 and list(rows) == zoo.names()
+    assert code == 0 and list(rows) == [*zoo.names(), *zoo.few_shot_names()]
     padim = rows["padim"]
     assert (padim["family"], padim["category"], padim["paper"]) == ("density", "memory", "arXiv:2011.08785")
     assert (padim["backbone"], padim["image_size"], padim["layers"]) == ("wide_resnet50_2", 256, ["layer1", "layer2", "layer3"])
@@ -53,7 +53,7 @@ def test_the_page_of_models_is_what_the_files_say(root):
 
     written = (root / "docs/models.md").read_text()
     assert written == models.page()
-    assert all(f"`{name}`" in written for name in zoo.names()) and written.count("\n## ") == 20
+    assert all(f"`{name}`" in written for name in zoo.names()) and written.count("\n## ") == 24
 
 
 def test_show_answers_to_an_alias_with_its_entries(assay):
