@@ -33,7 +33,6 @@ METHODS = {
     "afclip": Method(AFCLIP, "clip", "ViT-L-14-336", 518),
     "afclip_tiny": Method(AFCLIP, "clip", "TinyCLIP-ViT-8M-16-Text-3M", 224),
 }
-QUARTERS = {24: (5, 11, 17, 23), 12: (2, 5, 8, 11), 10: (1, 4, 7, 9)}  # blocks that AF-CLIP reads, by the depth of the network
 
 
 def known(template: dict[str, Any]) -> dict[str, str]:
@@ -67,7 +66,7 @@ def _of_method(asked: Read, method: Method) -> Plan:
     backbone, found = _weights(asked, method)
     size = model.resolution or method.resolution
     if method.detector == AFCLIP and "layers" not in options:
-        options["layers"] = _quarters(asked, backbone)
+        options["layers"] = _quarters(backbone)
     layers = list(detectors.build(method.detector, options, at=("model",)).needs.layers)
     encoder = {"kind": method.kind, "image_size": size, "backbone": backbone, "weights": found, "layers": layers}
     pixels = {"kind": zoo.PIXELS, "image_size": size}
@@ -94,11 +93,9 @@ def _weights(asked: Read, method: Method) -> tuple[str, str]:
     )
 
 
-def _quarters(asked: Read, backbone: str) -> list[str]:
-    """The last block of each quarter of the network."""
+def _quarters(backbone: str) -> list[str]:
+    """The last block of each quarter of a CLIP's network: block5, block11, block17 and block23 of 24."""
     from stages.encoders.clip import architecture
 
-    depth = architecture(backbone)["vision_cfg"]["layers"]
-    if depth not in QUARTERS:
-        raise ParamsError(f"{asked.at('model', 'backbone')}: {backbone} has {depth} blocks; say in model.layers which of them are read")
-    return [f"block{number}" for number in QUARTERS[depth]]
+    blocks = architecture(backbone)["vision_cfg"]["layers"]
+    return [f"block{round(blocks * quarter / 4) - 1}" for quarter in (1, 2, 3, 4)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 
 import pytest
@@ -11,7 +12,7 @@ from stages.encoders.weights import WeightsMissing
 from stages.errors import Missing
 from stages.params import ParamsError
 from stages.serving import cli, experiment
-from tests.projects import photograph, tiny_project
+from tests.projects import ROOT, photograph, run, tiny_project
 
 PATCHCORE = {
     "experiment": {"name": "tiny", "output_root": "results/mvtec/patchcore"},
@@ -170,3 +171,22 @@ def test_winclip_runs_from_its_configuration_without_seeing_a_good_image(project
     fitted = json.loads(next((project / ".assay/projects").glob("*/models/mvtec/winclip/cap/seed2025/history.json")).read_text())
     assert fitted == [{"images": 0, "patches": 0}] and 0 <= done.mean["image_auroc"]["value"] <= 1
     assert done.latency["trainable_parameters"] == 0
+
+
+@pytest.mark.slow
+def test_the_data_set_and_the_method_of_the_docs_run_from_their_files_alone(project, monkeypatch):
+    """Nothing is registered: the blocks of docs/configurations.md are written where the page says, and its experiment runs."""
+    page = (ROOT / "docs/configurations.md").read_text()
+    for place in ("stages/datasets/line.py", "stages/detectors/memory_bank/mean_patch.py", "configs/line_mean_patch.yaml"):
+        block = re.search(rf"`{re.escape(place)}`:\n\n```(?:python|yaml)\n(.*?)```", page, re.DOTALL).group(1)
+        (project / place).parent.mkdir(exist_ok=True)
+        (project / place).write_text(block)
+    (project / "data/line").mkdir()
+    for kind, photos in (("ok", "train/good"), ("ng", "test/square")):
+        for path in (project / "data/mvtec/bottle" / photos).iterdir():
+            path.rename(project / "data/line" / f"{kind}_{path.name}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/offline"))  # the code is the project's, not this checkout's
+    done = run(project, "python", "-m", "stages.serving.cli", "run", "configs/line_mean_patch.yaml", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["mean"]["image_auroc"]["value"] == 1.0
+    assert len(list((project / "results/line/mean_patch/first/line/overlays").glob("*.png"))) > 2

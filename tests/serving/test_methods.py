@@ -1,7 +1,5 @@
 """Names of methods become the entries that params.yaml would hold."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from stages import detectors
@@ -76,8 +74,7 @@ def test_any_other_model_comes_with_its_own_encoder():
     ("ViT-L-14-336", [5, 11, 17, 23]), ("ViT-B-16", [2, 5, 8, 11]), ("TinyCLIP-ViT-8M-16-Text-3M", [1, 4, 7, 9]),
 ])  # fmt: skip
 def test_afclip_reads_the_last_block_of_each_quarter_of_its_network(backbone, blocks):
-    asked = SimpleNamespace(content=None, at=None)
-    assert methods._quarters(asked, backbone) == [f"block{number}" for number in blocks]
+    assert methods._quarters(backbone) == [f"block{number}" for number in blocks]
 
 
 @needs_afclip
