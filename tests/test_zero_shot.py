@@ -15,7 +15,7 @@ ENCODER = f"""\
   seen:
     kind: clip
     image_size: {SIZE}
-    backbone: tiny-clip
+    backbone: test-clip
     weights: random
     layers:
       - image

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from stages import io
 from stages.encoders import weights as weight_files
 from stages.encoders.clip_checkpoints import canonical
+from stages.encoders.clip_stem import Stem
 from stages.encoders.encoder import Frozen, Place, versions
 from stages.errors import Missing
 from stages.params import ParamsError, nearest
@@ -48,13 +49,15 @@ def _tiny(side: int, vision: tuple[int, int, int], text: tuple[int, int, int], e
     return {"embed_dim": embed, "vision_cfg": {"image_size": side, **seen}, "text_cfg": {**TEXT, **read}}
 
 
-# TinyCLIP (arXiv:2309.12314), whose sizes its names tell: a block of width w has 12 w^2 parameters. tiny-clip is our own, for training on one machine.
+# TinyCLIP (arXiv:2309.12314), whose sizes its names tell: a block of width w has 12 w^2 parameters. Two are our own: one for tests, and tiny-clip, which is
+# trained here in minutes, on top of frozen convolutions (clip_stem).
 OWN = {
     "TinyCLIP-ViT-8M-16-Text-3M": _tiny(224, (256, 10, 16), (256, 4, 3)),
     "TinyCLIP-ViT-39M-16-Text-19M": _tiny(224, (512, 12, 16), (512, 8, 6)),
     "TinyCLIP-ViT-40M-32-Text-19M": _tiny(224, (512, 12, 32), (512, 8, 6)),
     "TinyCLIP-ViT-61M-32-Text-29M": _tiny(224, (640, 12, 32), (512, 8, 9)),
-    "tiny-clip": _tiny(128, (128, 4, 16), (64, 1, 2), embed=64),
+    "test-clip": _tiny(128, (128, 4, 16), (64, 1, 2), embed=64),
+    "tiny-clip": _tiny(224, (128, 2, 16), (64, 1, 2), embed=64) | {"stem": True},
 }
 
 
@@ -94,18 +97,26 @@ class Vision(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 1 + h*w, C) tokens before the first block: class first, positions added, normed one by one (so tokens can be left out)."""
-        patches = self.network.conv1(images).flatten(2).transpose(1, 2)
+        return self.placed(self.network.conv1(images))
+
+    def placed(self, patches: Tensor) -> Tensor:
+        """The same from (B, C, h, w), what the first convolution gives."""
+        patches = patches.flatten(2).transpose(1, 2)
         first = self.network.class_embedding.expand(len(patches), 1, -1)
         return self.network.ln_pre(torch.cat([first, patches], dim=1) + self.network.positional_embedding)
 
     def windows(self, tokens: Tensor, side: int) -> Tensor:
         """(B, D, h - side + 1, w - side + 1): what the network says of every window of side x side patches alone."""
-        places = torch.arange(self.grid**2, device=tokens.device).view(self.grid, self.grid)
-        inside = places.unfold(0, side, 1).unfold(1, side, 1).flatten(2).flatten(0, 1)  # (windows, side^2)
+        inside = self._inside(side).to(tokens.device)
         chosen = tokens[:, 1:][:, inside]  # (B, windows, side^2, C)
         first = tokens[:, None, :1].expand(-1, len(inside), -1, -1)
         seen = self._blocks(torch.cat([first, chosen], dim=2).flatten(0, 1))
         return self.project(seen[:, 0]).unflatten(0, (len(tokens), -1)).transpose(1, 2).unflatten(2, (self.grid - side + 1, -1))
+
+    def chosen(self, tokens: Tensor, side: int, window: Tensor) -> Tensor:
+        """(B, 1 + side^2, C): of each image the class token and those of one window, whose number in row-major order is in `window` (B,)."""
+        inside = 1 + self._inside(side).to(tokens.device)[window]
+        return torch.cat([tokens[:, :1], tokens.gather(1, inside[:, :, None].expand(-1, -1, tokens.shape[2]))], dim=1)
 
     def project(self, tokens: Tensor) -> Tensor:
         """(..., C) behind the last block to (..., D), the space of sentences: final norm and projection."""
@@ -114,6 +125,10 @@ class Vision(nn.Module):
     def train(self, mode: bool = True) -> Vision:
         """Always in evaluation mode, whatever its owner does."""
         return super().train(False)
+
+    def _inside(self, side: int) -> Tensor:
+        """(windows, side^2): the patches of every window, all in row-major order."""
+        return torch.arange(self.grid**2).view(self.grid, self.grid).unfold(0, side, 1).unfold(1, side, 1).flatten(2).flatten(0, 1)
 
     def _whole(self, tokens: Tensor) -> Features:
         found = {}
@@ -231,7 +246,10 @@ def whole_network(
     described = architecture(backbone) | ({"quick_gelu": quick_gelu} if quick_gelu is not None else {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        stem = described.pop("stem", False)
         network = _open_clip().CLIP(**described).eval()
+        if stem:
+            network.visual.conv1 = Stem(network.visual.conv1.out_channels)
     if found is not None:
         weight_files.load_into(network, found, canonical)
     return network, identity | ({"quick_gelu": quick_gelu} if quick_gelu is not None else {})
@@ -253,7 +271,7 @@ def architecture(backbone: str) -> dict[str, Any]:
     if known is None:
         raise ParamsError(f"open_clip knows no network {backbone!r}{nearest(backbone, [*OWN, *_open_clip().list_models()])}")
     vision = known["vision_cfg"]
-    odd = [key for key in known if key not in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")]
+    odd = [key for key in known if key not in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "stem")]
     if odd or "timm_model_name" in vision or not isinstance(vision["layers"], int) or "hf_model_name" in known["text_cfg"]:
         raise ParamsError(f"{backbone} is no CLIP with open_clip's own two transformers: take e.g. ViT-B-16-plus-240 or {next(iter(OWN))}")
     return known

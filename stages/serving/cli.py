@@ -349,6 +349,26 @@ def weights_train_vq(
     show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
 
 
+@weights.command("train-tiny-clip")
+def weights_train_tiny_clip(
+    leave_out: Annotated[str, typer.Option(help="The category of `parts` that is not drawn, to judge it with.")] = "weave",
+    pairs: Annotated[int, typer.Option(help="Parts of each category, each drawn good and damaged.")] = 120,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 120,
+    batch_size: int = 48,
+    seed: int = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    backbones: Folder = None,
+    as_json: Json = False,
+) -> None:
+    """Make a small CLIP from generated pictures and sentences, to try zero-shot models without any other weights. Started again after a stop, it goes on."""
+    from stages.encoders import train_tiny_clip
+
+    made = train_tiny_clip.make(
+        _backbones(backbones), leave_out=leave_out, pairs=pairs, steps=steps, batch_size=batch_size, seed=seed, device=device
+    )
+    show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
+
+
 @weights.command("check-clip")
 def weights_check_clip(
     name: Annotated[str, typer.Argument(help="Weights of a CLIP, as `assay weights list` has them.")],

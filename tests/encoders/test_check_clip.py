@@ -15,8 +15,8 @@ from stages.params import ParamsError
 
 @pytest.fixture(scope="module")
 def taught():
-    """tiny-clip, made to know these photographs (QuickGELU): a few steps on them alone."""
-    network = whole_network("tiny-clip", "random", 0, weights.Path(), quick_gelu=True)[0]
+    """test-clip, made to know these photographs (QuickGELU): a few steps on them alone."""
+    network = whole_network("test-clip", "random", 0, weights.Path(), quick_gelu=True)[0]
     vision, text = Vision(network, ["image"], 128), Text(network)
     images = (photographs(128).float() / 255 - vision.mean) / vision.std
     tokens = text.tokens([f"a photo of {what}." for what in PHOTOGRAPHS.values()])
@@ -48,9 +48,9 @@ def folder(tmp_path, monkeypatch):
         "source": "nowhere",
         "used_by": ["a test"],
     }
-    rows = {name: Row(file=f"{name}.safetensors", clip="tiny-clip", **about) for name in ("taught", "mixed", "quick")}
+    rows = {name: Row(file=f"{name}.safetensors", clip="test-clip", **about) for name in ("taught", "mixed", "quick")}
     monkeypatch.setattr(weights, "lock", lambda: rows)
-    monkeypatch.setitem(check_clip.architecture("tiny-clip"), "quick_gelu", True)
+    monkeypatch.setitem(check_clip.architecture("test-clip"), "quick_gelu", True)
     return tmp_path
 
 
@@ -63,17 +63,17 @@ def test_a_network_that_knows_what_photographs_show_passes(folder, taught):
 
 
 def test_one_whose_towers_do_not_belong_together_is_refused(folder, taught):
-    stranger = whole_network("tiny-clip", "random", 4, folder)[0].state_dict()
+    stranger = whole_network("test-clip", "random", 4, folder)[0].state_dict()
     save_file({name: taught[name] if name.startswith("visual.") else stranger[name] for name in taught}, folder / "mixed.safetensors")
     with pytest.raises(
-        UserError, match=r"E103 mixed in tiny-clip: \d+ of 14 photographs are named rightly.*Is it the file of this network"
+        UserError, match=r"E103 mixed in test-clip: \d+ of 14 photographs are named rightly.*Is it the file of this network"
     ):
         check("mixed", folder)
 
 
 def test_the_wrong_activation_is_told(folder, taught, monkeypatch):
     save_file(taught, folder / "quick.safetensors")
-    monkeypatch.setitem(check_clip.architecture("tiny-clip"), "quick_gelu", False)
+    monkeypatch.setitem(check_clip.architecture("test-clip"), "quick_gelu", False)
     with pytest.raises(UserError, match=r"E104 quick is surer .* with QuickGELU .*set `quick_gelu: true`"):
         check("quick", folder)
 

@@ -23,7 +23,7 @@ def pixels(count=2, size=SIZE, seed=0):
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def random_clip(backbone="tiny-clip", seed=1, **given):
+def random_clip(backbone="test-clip", seed=1, **given):
     return whole_network(backbone, "random", seed, weights.Path("nowhere"), **given)[0]
 
 
@@ -31,7 +31,7 @@ def vision(layers, image_size=SIZE, network=None, **given):
     return Vision(network or random_clip(), layers, image_size, **given)
 
 
-@pytest.mark.parametrize("backbone", ["tiny-clip", "TinyCLIP-ViT-8M-16-Text-3M", "ViT-B-16-plus-240"])
+@pytest.mark.parametrize("backbone", ["test-clip", "TinyCLIP-ViT-8M-16-Text-3M", "ViT-B-16-plus-240"])
 def test_both_towers_embed_as_open_clip_does(backbone):
     """The same random weights in open_clip's own forward pass and in ours."""
     network = random_clip(backbone)
@@ -183,7 +183,7 @@ def transformers_file(network, path):
 def brought(tmp_path, monkeypatch):
     """A name of the lock whose file a test may write in any format."""
     rows = dict(weights.lock())
-    rows["brought"] = Row(clip="tiny-clip", loads="state_dict", file="brought.safetensors", sha256=None, bytes=None, licence="MIT", commercial=True,
+    rows["brought"] = Row(clip="test-clip", loads="state_dict", file="brought.safetensors", sha256=None, bytes=None, licence="MIT", commercial=True,
                           source="https://huggingface.co/nobody/nothing", used_by=["a test"])  # fmt: skip
     monkeypatch.setattr(weights, "lock", lambda: rows)
     monkeypatch.chdir(tmp_path)
@@ -194,7 +194,7 @@ def brought(tmp_path, monkeypatch):
 def test_checkpoints_of_open_clip_openai_and_tinyclip_fill_the_network(brought, write, tolerance):
     original = random_clip(seed=9)
     write(original, brought / "brought.pt")
-    network, identity = whole_network("tiny-clip", "brought", 0, brought)
+    network, identity = whole_network("test-clip", "brought", 0, brought)
     assert identity["sha256"] == hashlib.sha256((brought / "brought.pt").read_bytes()).hexdigest() and identity["file"] == "brought.pt"
     for name, value in original.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, atol=tolerance, rtol=tolerance)
@@ -203,7 +203,7 @@ def test_checkpoints_of_open_clip_openai_and_tinyclip_fill_the_network(brought, 
 
 def test_a_checkpoint_of_transformers_gives_the_embeddings_that_transformers_gives(brought):
     model = transformers_file(None, brought / "brought.safetensors")
-    network, _ = whole_network("tiny-clip", "brought", 0, brought)
+    network, _ = whole_network("test-clip", "brought", 0, brought)
     seen, levels = vision(["image"], network=network), pixels()
     tokens = Text(network).tokens(SENTENCES)
     mask = (torch.arange(77)[None] <= tokens.argmax(dim=1)[:, None]).long()
@@ -216,16 +216,16 @@ def test_a_checkpoint_of_transformers_gives_the_embeddings_that_transformers_giv
 
 def test_a_checkpoint_of_another_network_is_refused_by_its_first_odd_tensor(brought):
     save_file({"visual.proj": torch.zeros(3, 3)}, brought / "brought.safetensors")
-    with pytest.raises(WeightsAltered, match=r"does not fit tiny-clip: .* missing, 0 unknown, 1 of another shape"):
-        whole_network("tiny-clip", "brought", 0, brought)
-    with pytest.raises(ParamsError, match="the weights brought are for tiny-clip, but the encoder's backbone is ViT-B-16"):
+    with pytest.raises(WeightsAltered, match=r"does not fit test-clip: .* missing, 0 unknown, 1 of another shape"):
+        whole_network("test-clip", "brought", 0, brought)
+    with pytest.raises(ParamsError, match="the weights brought are for test-clip, but the encoder's backbone is ViT-B-16"):
         whole_network("ViT-B-16", "brought", 0, brought)
 
 
 def test_a_scripted_file_of_openai_is_refused_and_runs_no_code(brought):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), brought / "brought.pt")
     with pytest.raises(io.UnsafeFile, match="not a plain file of tensors"):
-        whole_network("tiny-clip", "brought", 0, brought)
+        whole_network("test-clip", "brought", 0, brought)
 
 
 def test_missing_weights_say_which_file_and_where_from(tmp_path):
@@ -239,7 +239,7 @@ def test_missing_weights_say_which_file_and_where_from(tmp_path):
 
 
 def test_the_kind_clip_gives_what_the_tower_gives_and_can_be_built_again():
-    entry = EncoderEntry(kind="clip", image_size=128, backbone="tiny-clip", weights="random", layers=["image", "window2"], seed=1)
+    entry = EncoderEntry(kind="clip", image_size=128, backbone="test-clip", weights="random", layers=["image", "window2"], seed=1)
     encoder = Encoder.from_entry("seen", entry, "cpu", 1, weights.Path("nowhere"))
     expected = vision(["image", "window2"])(pixels())
     assert all(torch.equal(value, expected[layer]) for layer, value in encoder.encode(pixels()).items())
@@ -255,7 +255,7 @@ def test_sentences_are_read_once_for_weights_and_wording(tmp_path, monkeypatch):
             "name": "seen",
             "kind": "clip",
             "image_size": 128,
-            "backbone": "tiny-clip",
+            "backbone": "test-clip",
             "weights": "random",
             "layers": ["image"],
             "seed": 1,
@@ -266,12 +266,12 @@ def test_sentences_are_read_once_for_weights_and_wording(tmp_path, monkeypatch):
     assert len(list((tmp_path / clip.CACHE).iterdir())) == 1
     monkeypatch.setattr(clip, "Text", None)  # a second reading would fail
     torch.testing.assert_close(
-        read(SENTENCES), clip.build_text(Place(128, "cpu", 1, tmp_path), backbone="tiny-clip", weights="random", seed=1)(SENTENCES)
+        read(SENTENCES), clip.build_text(Place(128, "cpu", 1, tmp_path), backbone="test-clip", weights="random", seed=1)(SENTENCES)
     )
     with pytest.raises(TypeError):
         read(SENTENCES[:1])
     with pytest.raises(TypeError):
-        clip.build_text(Place(128, "cpu", 1, tmp_path), backbone="tiny-clip", weights="random", seed=2)(SENTENCES)
+        clip.build_text(Place(128, "cpu", 1, tmp_path), backbone="test-clip", weights="random", seed=2)(SENTENCES)
 
 
 def test_encoders_that_only_see_have_no_text_tower(tmp_path):

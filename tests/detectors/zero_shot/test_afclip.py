@@ -31,7 +31,7 @@ from stages.types import NotFitted, Refusal
 from tests.arrays import ArrayBatches, features_of, noise_pixels, normal_pixels, plant_defect, read_aloud
 
 SMALL = {"layers": ("group1", "group2"), "checkpoint": "random"}
-LAYERS, RADII = ("block1", "block3"), (1, 3)  # of tiny-clip; few, so that it learns quickly
+LAYERS, RADII = ("block1", "block3"), (1, 3)  # of test-clip; few, so that it learns quickly
 SIDE = 128
 
 
@@ -48,18 +48,18 @@ class MarkedBatches(ArrayBatches):
 
 
 @cache
-def network(backbone="tiny-clip", seed=1):
+def network(backbone="test-clip", seed=1):
     return whole_network(backbone, "random", seed, weights.Path("nowhere"))[0]
 
 
 @cache
-def tower(backbone="tiny-clip", size=SIDE, blocks=4):
+def tower(backbone="test-clip", size=SIDE, blocks=4):
     return Vision(whole_network(backbone, "random", 1, weights.Path("nowhere"))[0], with_class_tokens(quarters(blocks)), size)
 
 
 @cache
 def reader():
-    return Text(whole_network("tiny-clip", "random", 1, weights.Path("nowhere"))[0])
+    return Text(whole_network("test-clip", "random", 1, weights.Path("nowhere"))[0])
 
 
 def large(pixels):
@@ -67,7 +67,7 @@ def large(pixels):
 
 
 def seen(pixels):
-    """What tiny-clip says of (B, 3, 32, 32) images, enlarged to what it takes."""
+    """What test-clip says of (B, 3, 32, 32) images, enlarged to what it takes."""
     return tower()(large(pixels)) | {"pixels": large(pixels)}
 
 
@@ -120,7 +120,7 @@ def about(dataset="others", **reads):
     return {
         "reads": {"layers": list(LAYERS), "radii": list(RADII), "sigma": 4.0, "temperature": 0.07, **reads},
         "auxiliary": {"dataset": dataset},
-        "encoder": {"backbone": "tiny-clip", "weights": weights.random_identity(1)},
+        "encoder": {"backbone": "test-clip", "weights": weights.random_identity(1)},
     }
 
 
@@ -452,7 +452,7 @@ def test_a_checkpoint_that_is_not_here_is_a_refusal_that_says_how_to_make_it(ses
 
 def test_another_clip_than_the_checkpoints_is_refused_even_where_widths_agree(session):
     session.text = Text(network(seed=2))
-    with pytest.raises(Refusal, match="afclip-others was trained on the backbone tiny-clip with the weights random"):
+    with pytest.raises(Refusal, match="afclip-others was trained on the backbone test-clip with the weights random"):
         made().fit(nothing(), None, session)
     session.text = read_aloud
     with pytest.raises(Refusal, match="the encoder here is another one"):
@@ -527,6 +527,6 @@ def test_miniclip_is_the_same_on_a_tinyclip_at_any_grid(size, sets):
 def test_a_checkpoint_says_what_it_is_and_where_it_is_from(checkpoint):
     found = weights.resolve("afclip-others", checkpoint)
     described = weights.described(found)
-    assert described["auxiliary"] == {"dataset": "others"} and described["encoder"]["backbone"] == "tiny-clip"
+    assert described["auxiliary"] == {"dataset": "others"} and described["encoder"]["backbone"] == "test-clip"
     assert weights.records(checkpoint)["afclip-others.safetensors"]["sha256"] == found.sha256
     assert str(checkpoint) not in json.dumps(described) and found.row.made_by.startswith("assay train-afclip others")
