@@ -5,7 +5,7 @@ has one distance to each other image, that to its nearest patch there, and the m
 The image score is that of its worst patch, averaged with those of the images that look most like it. Li et al., "MuSc: Zero-Shot Industrial Anomaly
 Classification and Segmentation with Mutual Scoring of the Unlabeled Images", ICLR 2024, arXiv:2401.16753. Its encoder is a CLIP ViT-L/14 at 518 px.
 
-It is transductive: a score is of an image among these others and holds in no other set; the more of a set is bad, the worse.
+It is transductive: a score is of an image among these others and holds in no other set. What many of them show is normal, also the same defect.
 
 Deviations from the paper:
 - A set larger than `group` is cut into groups that are compared within themselves. Images are dealt out in the order of their mean feature, so that groups are
