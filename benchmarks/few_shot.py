@@ -25,9 +25,9 @@ SHOTS, SEEDS = (1, 2, 4, 8, 16), (0, 1, 2, 3, 4)
 ENCODER = "lite0"
 # Image scores do not depend on the blur of maps, which takes most of the time.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "AnomalyDINO, nearest": ("few_shot.anomalydino", {"layers": ["layer3"], "blur_sigma": 0.0}),
-    "AnomalyDINO, subspace": ("few_shot.anomalydino", {"layers": ["layer3"], "head": "subspace", "blur_sigma": 0.0}),
-    "PatchCore, all patches": ("memory_bank.patchcore", {"layers": ["layer3"], "coreset_ratio": 1.0, "search": "torch", "blur_sigma": 0.0}),
+    "AnomalyDINO lite0, nearest": ("few_shot.anomalydino", {"layers": ["layer3"], "blur_sigma": 0.0}),
+    "AnomalyDINO lite0, subspace": ("few_shot.anomalydino", {"layers": ["layer3"], "head": "subspace", "blur_sigma": 0.0}),
+    "PatchCore lite0, all patches": ("memory_bank.patchcore", {"layers": ["layer3"], "coreset_ratio": 1.0, "search": "torch", "blur_sigma": 0.0}),
 }
 
 
@@ -116,7 +116,8 @@ NOTES = """\
 - Five draws of reference images; intervals are 95 % bootstrap intervals over test images and draws. {machine}.
 - All methods see layer 3 of the built-in EfficientNet-Lite0 at 224 pixels, not DINOv2, whose weights are not built in: figures of the papers are those
   of DINOv2 (one shot: .966 on MVTec AD, .874 on VisA for AnomalyDINO-S).
-- In params.yaml: `shots: 4` in any model's entry, or a model with `detector: few_shot.anomalydino`, with `head: subspace` for the subspace.
+- In params.yaml: `shots: 4` in any model's entry, or a model with `detector: few_shot.anomalydino`, with `head: subspace` for the subspace. The default run
+  has both heads with four shots as rows of the group `few-shot`.
 - Made by `python -m benchmarks.few_shot --out docs/few_shot.md` in a project that `dvc repro` has run in."""
 
 
