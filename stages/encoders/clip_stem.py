@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.encoders.cnn import STRIDES, CNN
+from stages.encoders.cnn import CNN, STRIDES
 
 LAYERS, PATCH = ("layer1", "layer2", "layer3"), 16
 
