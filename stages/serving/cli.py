@@ -6,6 +6,7 @@ command that needs them, so that `assay --help` is quick.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -402,10 +403,9 @@ def train_afclip(
     from stages.serving import train_afclip as training
 
     typer.echo(training.protocol(dataset, training.marked_rows(dataset)), err=as_json)
-    made = training.train(
-        dataset, encoder, name or f"afclip-{dataset}", _backbones(backbones),
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, device=device,
-    )  # fmt: skip
+    schedule = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # a run that goes on says so
+        made = training.train(dataset, encoder, name or f"afclip-{dataset}", _backbones(backbones), device=device, **schedule)
     show([made._asdict()], as_json, ("name", "file", "steps", "first_loss", "last_loss"))
 
 
