@@ -71,7 +71,7 @@ def fit_and_score(params: Params, task: Task, detector: str, options: Options, c
     """One unit: fitted as `train` fits, with the run's first seed. Returns scores per category, or the reason why there are none."""
     from stages.detectors.scoring import score_split
     from stages.encoders.batches import open_batches
-    from stages.encoders.encoder import resolve_device
+    from stages.encoders.encoder import resolve_device, text_tower
     from stages.training import Run
 
     run = task.run
@@ -84,7 +84,14 @@ def fit_and_score(params: Params, task: Task, detector: str, options: Options, c
         train, val = (open_batches(run.dataset, run.encoder, rows, layers, params) for rows in (learnt, held_out))
         aux = _auxiliary(params, fresh.needs.aux, train)
         session = Run(
-            seed=seed, device=params.compute.device, quiet=True, aux=aux, backbones=params.backbones_folder, dataset=run.dataset
+            seed=seed,
+            device=params.compute.device,
+            quiet=True,
+            aux=aux,
+            backbones=params.backbones_folder,
+            dataset=run.dataset,
+            category=categories[0],  # several are one model's, which no sentence is about
+            text=text_tower(train.encoder_identity, params.compute.device, params.compute.threads, params.backbones_folder),
         )
         fitted = fresh.fit(train, None if shots is not None else val, session).to(resolve_device(params.compute.device)).eval()
         scores = {}
