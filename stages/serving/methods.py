@@ -94,8 +94,8 @@ def _weights(asked: Read, method: Method) -> tuple[str, str]:
 
 
 def _quarters(backbone: str) -> list[str]:
-    """The last block of each quarter of a CLIP's network: block5, block11, block17 and block23 of 24."""
+    """The layers that AF-CLIP reads of a CLIP where nobody says which."""
+    from stages.detectors.zero_shot.maths.afclip_adaptor import quarters
     from stages.encoders.clip import architecture
 
-    blocks = architecture(backbone)["vision_cfg"]["layers"]
-    return [f"block{round(blocks * quarter / 4) - 1}" for quarter in (1, 2, 3, 4)]
+    return list(quarters(architecture(backbone)["vision_cfg"]["layers"]))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from stages import detectors
 from stages.errors import Missing
 from stages.params import ParamsError
 from stages.serving import methods, workspace
@@ -131,8 +130,6 @@ def test_the_files_that_were_promised_are_there(root):
 
 @pytest.mark.parametrize("name", [name for name in NAMED if name != "base"])
 def test_every_file_is_valid_and_becomes_entries(root, name):
-    if "afclip" in name and "zero_shot.afclip" not in detectors.known():
-        pytest.skip("the detector zero_shot.afclip is not in this checkout")
     template, _ = workspace.template_of()
     asked = read(root / "configs" / f"{name}.yaml", methods.known(template))
     dataset, _, method = name.replace("train", "visa").partition("_")

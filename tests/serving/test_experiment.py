@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.encoders.weights import WeightsMissing
-from stages.errors import Missing
+from stages.errors import Missing, UserError
 from stages.params import ParamsError
 from stages.serving import cli, experiment
 from tests.projects import ROOT, photograph, run, tiny_project
@@ -190,3 +190,21 @@ def test_the_data_set_and_the_method_of_the_docs_run_from_their_files_alone(proj
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["mean"]["image_auroc"]["value"] == 1.0
     assert len(list((project / "results/line/mean_patch/first/line/overlays").glob("*.png"))) > 2
+
+
+@pytest.mark.slow
+def test_afclip_is_trained_from_one_configuration_and_judged_zero_shot_by_another_but_not_on_its_own_data(project):
+    photograph(project / "data/nuts/nut", normal=6, anomalous=3)
+    model = {"name": "afclip", "backbone": "tiny-clip", "resolution": 128}
+    made = experiment.run(
+        configured(project, data={"dataset": "nuts", "root": "data/nuts"}, model=model, training={"checkpoint": "afclip-nuts"})
+    )
+    assert made.folder == project / "backbones" and (made.folder / "afclip-nuts.safetensors").is_file()
+    judged = model | {"checkpoint": "afclip-nuts"}
+    done = experiment.run(configured(project, data={"k_shot": 0, "categories": ["cap"]}, model=judged))
+    about = json.loads((done.folder / "experiment.json").read_text())
+    assert 0 <= done.mean["image_auroc"]["value"] <= 1 and about["model"]["shots"] == 0 and "nuts" in json.dumps(about["auxiliary"])
+    leaking = configured(project, experiment={"name": "leak"}, data={"dataset": "nuts", "root": "data/nuts", "k_shot": 0}, model=judged)
+    with pytest.raises(UserError, match="nuts"):
+        experiment.run(leaking)
+    assert not done.folder.with_name("leak").exists()

@@ -2,13 +2,11 @@
 
 import pytest
 
-from stages import detectors
 from stages.params import ParamsError
 from stages.serving import methods, workspace
 from stages.serving.configuration import Configuration, Read
 
 TEMPLATE, _ = workspace.template_of()
-needs_afclip = pytest.mark.skipif(methods.AFCLIP not in detectors.known(), reason="the detector zero_shot.afclip is not in this checkout")
 
 
 def planned(name: str, k_shot: int | None = 0, options: dict | None = None, **model) -> workspace.Plan:
@@ -77,7 +75,6 @@ def test_afclip_reads_the_last_block_of_each_quarter_of_its_network(backbone, bl
     assert methods._quarters(backbone) == [f"block{number}" for number in blocks]
 
 
-@needs_afclip
 def test_afclip_and_its_tiny_sister_are_one_detector_on_two_networks():
     large, tiny = (planned(name, 0, {"checkpoint": "afclip-visa"}) for name in ("afclip", "afclip_tiny"))
     assert large.entry["detector"] == tiny.entry["detector"] == methods.AFCLIP and large.entry["checkpoint"] == "afclip-visa"

@@ -41,6 +41,8 @@ class AFCLIP(Detector):
     itself judge with another. radii: sides r of the neighbourhoods, odd. sigma: of their Gaussian, in patches. temperature: of the softmax over
     both sentences. alpha: weight of the adaptor's word where there are reference images. blur_sigma: in pixels of the map."""
 
+    zero_shot = True
+
     def __init__(
         self,
         *,

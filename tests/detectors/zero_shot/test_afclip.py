@@ -182,6 +182,7 @@ def test_a_neighbourhood_as_wide_as_the_grid_is_left_out(grid, kept):
 
 def test_layers_stand_at_the_quarters_of_a_tower():
     assert quarters(24) == ("block5", "block11", "block17", "block23") == AFCLIP().layers
+    assert quarters(2) == ("block0", "block1") and quarters(1) == ("block0",)
     assert quarters(12) == ("block2", "block5", "block8", "block11") and quarters(10) == ("block1", "block4", "block7", "block9")
     assert AFCLIP().needs.layers[:2] == ("block5", "block5_extra") and len(AFCLIP().needs.layers) == 8
 

@@ -57,8 +57,8 @@ def heads_for(width: int) -> int:
 
 
 def quarters(blocks: int) -> tuple[str, ...]:
-    """Layers after a quarter, a half, three quarters and all of a tower's blocks: block5, block11, block17 and block23 of 24."""
-    return tuple(f"block{round(blocks * quarter / 4) - 1}" for quarter in range(1, 5))
+    """Layers after a quarter, a half, three quarters and all of a tower's blocks: block5, block11, block17 and block23 of 24; fewer of a short one."""
+    return tuple(dict.fromkeys(f"block{max(1, round(blocks * quarter / 4)) - 1}" for quarter in range(1, 5)))
 
 
 def with_class_tokens(layers: Sequence[str]) -> tuple[str, ...]:
