@@ -181,8 +181,9 @@ def _sentences(latency: dict[str, Any], result: dict[str, Any]) -> str:
     measured = [latency[key] for key in ("warmup_iters", "measured_iters", "batch_warmup_iters", "batch_measured_iters")]
     asked = [latency["asked_warmup_iters"], latency["asked_measure_iters"]]
     cut = f", not {asked[0]} + {asked[1]}: evaluation.latency.max_seconds is {latency['max_seconds']:g}" if measured != asked * 2 else ""
+    alone = f"latency {latency['latency_ms']:.1f} ms (batch 1)" if latency["latency_ms"] is not None else "no latency (it scores a set of images)"
     lines = [
-        f"latency {latency['latency_ms']:.1f} ms (batch 1), throughput {latency['throughput_fps']:.1f} FPS (batch 16), {vram}, on {latency['device']}",
+        f"{alone}, throughput {latency['throughput_fps']:.1f} FPS (batch 16), {vram}, on {latency['device']}",
         f"warm-up + measured: {measured[0]} + {measured[1]} (batch 1), {measured[2]} + {measured[3]} (batch 16){cut}",
         f"parameters {latency['total_parameters']:,} ({latency['trainable_parameters']:,} trainable), {latency['flops'] / 1e9:.2f} GFLOPs an image",
         *(f"{category}: {reason}" for category, reason in result.get("refused_categories", {}).items()),

@@ -69,7 +69,7 @@ def test_weights_must_be_asked_for_by_name(tmp_path):
 def test_an_unknown_option_or_kind_is_refused_with_the_nearest(tmp_path):
     with pytest.raises(ParamsError, match="did you mean 'backbone'"):
         build(tmp_path, backbones="resnet18")
-    with pytest.raises(ParamsError, match=r"no encoder kind 'cnm'\. Known: cnn, composite, pixels, vit"):
+    with pytest.raises(ParamsError, match=r"no encoder kind 'cnm'\. Known: clip, cnn, composite, pixels, vit"):
         Encoder.from_entry("net", EncoderEntry(kind="cnm", image_size=SIZE), "cpu", 1, tmp_path)
 
 
