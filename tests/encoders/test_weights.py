@@ -199,6 +199,16 @@ def test_download_alone_lifts_the_offline_switch_and_puts_it_back(folder, tmp_pa
     assert (tmp_path / "usb" / "resnet18.tv_in1k.safetensors").is_file()
 
 
+def test_a_clip_is_fetched_from_the_repository_that_the_lock_names(folder, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda **given: asked.update(given) or str(put(tmp_path, "fetched")))
+    weights_bundle.pack(["ViT-L-14-336.openai", "TinyCLIP-ViT-8M-16-Text-3M-YFCC15M"], tmp_path / "usb", folder, download=True)
+    assert asked == {"repo_id": "wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M", "filename": "model.safetensors"}
+    assert (tmp_path / "usb" / "ViT-L-14-336.openai.safetensors").is_file()
+
+
 def test_verify_tells_ok_altered_missing_and_unrecorded_apart(folder, monkeypatch):
     put(folder, "resnet18.tv_in1k")
     put(folder, "wide_resnet50_2.tv_in1k")

@@ -60,6 +60,13 @@ def test_packing_what_is_absent_names_the_file_and_the_way(assay):
     assert code == 1 and "E101" in err and "resnet18.tv_in1k.safetensors" in err and "Traceback" not in err
 
 
+def test_a_clip_that_is_absent_cannot_be_checked_and_a_misspelt_category_cannot_be_left_out(assay):
+    code, _, err = assay("weights", "check-clip", "ViT-B-16-plus-240.laion400m_e31")
+    assert code == 1 and "E101" in err and "Traceback" not in err
+    code, _, err = assay("weights", "train-tiny-clip", "--leave-out", "weav")
+    assert code == 1 and "did you mean 'weave'" in err
+
+
 def test_leaderboard_without_a_project_says_where_to_run(assay):
     code, _, err = assay("leaderboard")
     assert code == 1 and "params.yaml is not here" in err
