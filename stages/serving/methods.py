@@ -37,7 +37,8 @@ METHODS = {
 
 def known(template: dict[str, Any]) -> dict[str, str]:
     """The detector behind every name that model.name may have. template: the content of params.yaml."""
-    return {**workspace.detectors_by_name(template), **{name: method.detector for name, method in METHODS.items()}}
+    few_shot = {name: zoo.find(name)[1].detector for name in zoo.few_shot_names()}
+    return {**few_shot, **workspace.detectors_by_name(template), **{name: method.detector for name, method in METHODS.items()}}
 
 
 def plan(asked: Read, template: dict[str, Any]) -> Plan:
@@ -49,7 +50,10 @@ def plan(asked: Read, template: dict[str, Any]) -> Plan:
     if shots == 0 and not detectors.load(found.entry["detector"]).zero_shot:
         where = asked.at("data", "k_shot")
         raise ParamsError(f"{where} is 0, but {name} learns from normal images: say how many of each category, or null for all of them")
-    return found._replace(entry=found.entry | ({} if shots is None else {"shots": shots}))
+    if shots is None:
+        return found
+    named = {"label": f"{shots}-shot"} if "shots" in found.entry else {}  # a configuration for few images has a label that names them
+    return found._replace(entry=found.entry | {"shots": shots} | named)
 
 
 def _of_registry(asked: Read, template: dict[str, Any]) -> Plan:

@@ -68,6 +68,13 @@ def test_any_other_model_comes_with_its_own_encoder():
         planned("stfpm-resnet18", None, backbone="resnet50")
 
 
+def test_configurations_for_few_images_take_the_number_that_is_asked_for():
+    plan = planned("anomalydino-4shot", 2)
+    assert (plan.entry["detector"], plan.entry["shots"], plan.entry["label"]) == ("few_shot.anomalydino", 2, "2-shot")
+    assert planned("anomalydino-4shot", None).entry["shots"] == 4
+    assert planned("musc", 0).entry["detector"] == "zero_shot.musc"
+
+
 @pytest.mark.parametrize(("backbone", "blocks"), [
     ("ViT-L-14-336", [5, 11, 17, 23]), ("ViT-B-16", [2, 5, 8, 11]), ("TinyCLIP-ViT-8M-16-Text-3M", [1, 4, 7, 9]),
 ])  # fmt: skip
