@@ -222,7 +222,7 @@ def test_an_error_in_done_stops_the_run_and_leaves_no_child():
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from stages import engine
 
 def unit(folder, name):
@@ -233,6 +233,7 @@ def unit(folder, name):
     return "colorsys" in sys.modules
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from what it runs in the background, tests too
     units = [engine.Unit(name, dict(folder=sys.argv[1], name=name)) for name in ("bottle", "cable")]
     print([outcome.value for outcome in engine.run(unit, units, processes=2, preload=["colorsys"])])
 """
