@@ -132,4 +132,5 @@ def committed(said, project):
 
 def test_no_page_has_a_block_that_is_run_nowhere():
     run_here = {"getting_started.md", "training.md", "inference.md", "thresholds.md", "offline.md"}
-    assert {path.name for path in (ROOT / "docs").glob("*.md") if blocks(path.name)} == run_here
+    elsewhere = {"configurations.md"}  # tests/serving/test_experiment.py
+    assert {path.name for path in (ROOT / "docs").glob("*.md") if blocks(path.name)} == run_here | elsewhere

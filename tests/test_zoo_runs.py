@@ -70,7 +70,7 @@ def test_it_learns_from_the_images_of_all_categories(project):
 
 
 def test_auxiliary_images_are_named_in_the_model_and_in_its_result(project):
-    used = {"textures": "generated textures (128 images, seed 0) and scikit-image's photographs (3 images)"}
+    used = {"textures": "generated textures (128 images, seed 0) and scikit-image's photographs (15 images)"}
     for category in ("bolt", "nut"):
         assert io.read_json(project / f"models/tiny/draem/{category}/seed0/config.json")["auxiliary"] == used
     assert io.read_json(project / "metrics/tiny/draem.json")["auxiliary"] == used
