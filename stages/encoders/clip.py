@@ -224,7 +224,7 @@ def build_text(
     """Sentences to (n, D) on the CPU, by the text tower of the same weights, once: the answer is kept in `CACHE`. Built when it is first asked."""
 
     def embed(sentences: Sequence[str]) -> Tensor:
-        identity = weights_identity(backbone, weights, seed, place.backbones)
+        _, identity = weights_found(backbone, weights, seed, place.backbones)
         path = CACHE / f"{io.content_hash([identity, backbone, quick_gelu, versions('torch'), list(sentences)])[:32]}.safetensors"
         if not path.is_file():
             network, _ = whole_network(backbone, weights, seed, place.backbones, quick_gelu)
@@ -241,8 +241,7 @@ def whole_network(
 
     weights: a name of the lock, or "random" (then `seed` decides every value). Raises WeightsMissing, WeightsAltered or ParamsError.
     """
-    identity = weights_identity(backbone, weights, seed, folder)
-    found = None if weights == weight_files.RANDOM else weight_files.resolve(weights, folder)
+    found, identity = weights_found(backbone, weights, seed, folder)
     described = architecture(backbone) | ({"quick_gelu": quick_gelu} if quick_gelu is not None else {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -255,14 +254,15 @@ def whole_network(
     return network, identity | ({"quick_gelu": quick_gelu} if quick_gelu is not None else {})
 
 
-def weights_identity(backbone: str, weights: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Of the weights that `backbone` would be filled with; no network is made for it."""
+def weights_found(backbone: str, weights: str, seed: int, folder: Path) -> tuple[weight_files.Found | None, dict[str, Any]]:
+    """The file that `backbone` is filled from, hashed once (None for "random"), and the identity of its weights; no network is made for it."""
     if weights == weight_files.RANDOM:
-        return weight_files.random_identity(seed)
+        return None, weight_files.random_identity(seed)
     own = weight_files.row_of(weights).clip
     if own is not None and own != backbone:
         raise ParamsError(f"the weights {weights} are for {own}, but the encoder's backbone is {backbone}")
-    return weight_files.resolve(weights, folder).identity
+    found = weight_files.resolve(weights, folder)
+    return found, found.identity
 
 
 def architecture(backbone: str) -> dict[str, Any]:
