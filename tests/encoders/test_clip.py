@@ -268,8 +268,9 @@ def test_sentences_are_read_once_for_weights_and_wording(tmp_path, monkeypatch):
     torch.testing.assert_close(
         read(SENTENCES), clip.build_text(Place(128, "cpu", 1, tmp_path), backbone="test-clip", weights="random", seed=1)(SENTENCES)
     )
-    with pytest.raises(TypeError):
-        read(SENTENCES[:1])
+    for other in (SENTENCES[:1], SENTENCES[::-1], [*SENTENCES[:2], "y"]):
+        with pytest.raises(TypeError):
+            read(other)
     with pytest.raises(TypeError):
         clip.build_text(Place(128, "cpu", 1, tmp_path), backbone="test-clip", weights="random", seed=2)(SENTENCES)
 
