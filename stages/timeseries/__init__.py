@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def known() -> list[str]:
     """The names of all detectors, "<file>" or "<family>.<file>", sorted; nothing is imported for it."""
     here = Path(__file__).parent
-    files = [file for file in here.rglob("*.py") if "(SeriesDetector):" in file.read_text(encoding="utf-8")]
+    files = [file for file in here.rglob("*.py") if re.search(r"^class \w+\(SeriesDetector\):", file.read_text(encoding="utf-8"), re.MULTILINE)]
     return sorted(".".join(file.relative_to(here).with_suffix("").parts) for file in files)
 
 
