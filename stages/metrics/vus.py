@@ -5,7 +5,7 @@ sqrt(1 - d / l) anomalous. VUS is the mean over l = 0 .. L. **It depends on L, s
 
 Conventions are those of the code of TSB-AD 1.5 (`RangeAUC_volume_opt`), whose values this file gives; where they differ from the paper:
 - Positives are P + B / 2, where B is what the *flagged* steps of the buffers weigh, so recall can pass 1 and is cut there.
-- Recall is multiplied by the share of events touched, buffers included; events whose buffers meet (fewer than 2 (l // 2) normal steps between them) count as one.
+- Recall is multiplied by the share of events touched, buffers included; events whose buffers meet (less than 2 (l // 2) steps between) count as one.
 - A step in the buffers of two events counts 1, as any two weights sum to more than 1 and the sum is cut there.
 - 250 thresholds at evenly spaced ranks of the scores, `score >= threshold` is flagged; the ROC curve is closed at (1, 1), trapezoid; the PR
   curve starts at recall 0 and is a step at the precision of its right end.
