@@ -44,13 +44,14 @@ class Task(NamedTuple):
     ranked_by: str
     columns: dict[str, str]
     narrow: tuple[str, ...]  # what a terminal of less than 110 columns has room for
-    medium: tuple[str, ...]  # of less than 190
+    medium: tuple[str, ...]  # of less than `wide`
+    wide: int
     unit: str  # what one answer is given for
 
 
 TASKS = {
-    "image": Task("image_auroc", COLUMNS, ("image_auroc", "aupro"), ("image_auroc", "image_ap", "pixel_auroc", "aupro"), "image"),
-    "series": Task("vus_pr", SERIES_COLUMNS, ("vus_pr", "pr_auc"), ("vus_pr", "pr_auc", "f1", "pa_f1"), "step"),
+    "image": Task("image_auroc", COLUMNS, ("image_auroc", "aupro"), ("image_auroc", "image_ap", "pixel_auroc", "aupro"), 190, "image"),
+    "series": Task("vus_pr", SERIES_COLUMNS, ("vus_pr", "pr_auc"), ("vus_pr", "pr_auc", "f1", "pa_f1"), 300, "step"),
 }
 
 
@@ -194,7 +195,7 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
     console = Console(file=screen, width=width or Console().width)
     for dataset, rows in tables.items():
         task = TASKS[rows[0].task]
-        kept = task.narrow if console.width < 110 else task.medium if console.width < 190 else task.columns
+        kept = task.narrow if console.width < 110 else task.medium if console.width < task.wide else task.columns
         shown = {name: title for name, title in columns(rows).items() if name in kept}
         table = Table(title=f"{dataset}: mean over categories, 95 % interval; = tied with the best", title_justify="left")
         for title in ("#", "model", *shown.values(), f"ms/{task.unit}"):

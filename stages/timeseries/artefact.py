@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "scikit-learn")
 
 
-def folder(dataset: str, model: str, category: str, seed: int) -> Path:
-    """Where one fitted model lies."""
-    return Path("models", dataset, model, category, f"seed{seed}")
+def folder(dataset: str, model: str, row: str, category: str, seed: int) -> Path:
+    """Where one fitted model lies; the row's name stands between where the model is a group."""
+    return Path("models", dataset, model, *([row] if row != model else []), category, f"seed{seed}")
 
 
 def save(place: Path, detector: SeriesDetector, config: dict[str, Any], history: list[dict[str, Any]]) -> None:

@@ -50,4 +50,4 @@ def test_a_refusal_is_kept_with_its_reason(tmp_path):
 
 
 def test_a_model_lies_in_the_folder_of_its_data_set_category_and_seed():
-    assert artefact.folder("server", "pca", "hard", 2).as_posix() == "models/server/pca/hard/seed2"
+    assert artefact.folder("server", "pca", "pca", "hard", 2).as_posix() == "models/server/pca/hard/seed2"
