@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from stages import errors, params
+from stages.serving import search
 from stages.serving.terminal import as_text, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
@@ -25,6 +26,7 @@ models = typer.Typer(no_args_is_help=True, help="The named configurations of all
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(weights, name="weights")
+app.add_typer(search.app, name="search")
 
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
