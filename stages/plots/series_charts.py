@@ -76,7 +76,11 @@ def intervals(rows: Sequence[Mapping[str, Any]], title: str, categories: Sequenc
     import altair as alt
 
     models = _by_mean(rows)
-    hue = alt.Color("category:N", title=None).scale(domain=list(categories), range=NAMED[: len(categories)]).legend(orient="top")
+    hue = (
+        alt.Color("category:N", title=None)
+        .scale(domain=list(categories), range=NAMED[: len(categories)])
+        .legend(orient="top", symbolOpacity=1)
+    )
     base = alt.Chart(_rows({**row, "control": bool(row.get("control"))} for row in rows if row["value"] is not None)).encode(
         y=alt.Y("model:N", title=None, sort=models).axis(labelLimit=150, grid=True, tickBand="extent"),
         yOffset=alt.YOffset("category:N", sort=list(categories)).scale(paddingOuter=0.35),
