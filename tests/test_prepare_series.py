@@ -1,5 +1,7 @@
 """The verbs prepare_series and manifest_series: recordings on disk, then segments; what goes in comes out."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -30,7 +32,7 @@ def project(tmp_path, monkeypatch, root):
 def made(dataset: str) -> tuple[dict, dict]:
     """recordings.json and manifest.json, after both verbs."""
     assert prepare_series.main(dataset) == manifest_series.main(dataset) == 0
-    return io.read_json(f"data/{dataset}/recordings.json"), io.read_json(f"data/{dataset}/manifest.json")
+    return io.read_json(Path("data", dataset, "recordings.json")), io.read_json(Path("data", dataset, "manifest.json"))
 
 
 GENERATED = {"adapter": "server_metrics", "source": ".", "steps": 3000, "interval_scale": 0.2}
@@ -81,12 +83,10 @@ def test_the_same_source_gives_the_same_bytes(project, tmp_path):
 
 
 def rig(root, name: str, rows: int, columns: str = "time,flow,heat", start: int = 0) -> None:
+    """A file below rigs/: the first column counts up, the others go round from `start`."""
     path = root / "rigs" / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        ",".join(str((row * 7 + start + column * column) % 11 + row * (not column)) for column in range(columns.count(",") + 1))
-        for row in range(rows)
-    ]
+    lines = [f"{row},{(row * 7 + start) % 11},{(row * 5 + start) % 13}" for row in range(rows)]
     path.write_text("\n".join([columns, *lines]) + "\n")
 
 
@@ -125,7 +125,7 @@ def test_two_files_of_one_name_are_refused(project, tmp_path):
 
 def test_a_training_file_that_is_also_a_test_file_is_left_out_of_train(project, tmp_path, capsys):
     for name in ("train/x", "train/y", "test/z"):
-        rig(tmp_path, f"a/{name}", 40, start=len(name) if name.endswith("y") else 0)
+        rig(tmp_path, f"a/{name}", 40, start=3 if name.endswith("y") else 0)
     project(mine={"adapter": "signal_folder", "source": "rigs"})
     _, manifest = made("mine")
     assert [part["recording_id"] for part in manifest["excluded"]] == ["a/train-x"]

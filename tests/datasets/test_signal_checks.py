@@ -68,6 +68,14 @@ def test_copies_of_a_row_are_left_out_and_other_rows_of_the_same_time_stay():
     assert len(checked.recording.label) == len(checked.recording.time_s) == STEPS - 1
 
 
+def test_a_recording_that_is_all_for_training_stays_so_without_its_copies():
+    plain = recording(train_steps=STEPS)
+    time, values = plain.time_s.copy(), plain.values.copy()
+    time[10], values[10] = time[9], values[9]
+    assert check(plain._replace(time_s=time, values=values)).recording.train_steps == STEPS - 1
+    assert len(check(plain._replace(time_s=time, values=values, train_steps=40)).recording.values) == STEPS
+
+
 def test_many_rows_of_one_time_are_several_machines_in_one_file():
     with pytest.raises(DataError, match=r"E313 c/r: 50 of 100 rows .* a file for each machine"):
         check(recording(time_s=np.repeat(np.arange(STEPS / 2), 2)))
