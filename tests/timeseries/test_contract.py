@@ -6,6 +6,7 @@ import torch
 from stages.datasets.recordings import Segment
 from stages.timeseries import build, known
 from stages.timeseries.detector import SeriesDetector
+from stages.timeseries.stream import Stream
 from stages.training import Run
 from stages.types import NotFitted, Refusal
 from tests.timeseries.series import segment, values
@@ -16,6 +17,18 @@ SMALL = {  # options that make a fit take a fraction of a second
     "classical.matrix_profile": {"window": 24},  # so that most windows of the planted shift hold one of its edges: levels are not compared
     "classical.ridge": {"lags": 4},
     "classical.sub_pca": {"window": 6},
+    "masked_autoencoder": {
+        "seq_length": 20,
+        "num_patches": 10,
+        "d_model": 16,
+        "dim_feedforward": 32,
+        "num_encoder_layers": 1,
+        "num_teacher_layers": 1,
+        "steps": 80,
+        "window_stride": 2,
+        "learning_rate": 5e-3,
+        "lengths": [1, 5, 20],
+    },
 }
 TRAIN, VAL, TEST = (values(steps, seed=seed) for seed, steps in enumerate((400, 150, 300)))
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
@@ -160,3 +173,12 @@ def test_what_the_variables_add_is_not_negative_and_points_at_the_one_that_moved
         pytest.skip("cannot say what a variable adds")
     assert added.shape == (300, 3) and added.isfinite().all() and (added >= 0).all()
     assert added[150:152].mean(dim=0).argmax() == 1  # later, a forecast of the others is led astray as well
+
+
+def test_a_stream_scores_as_the_stored_series_does(name, fitted):
+    rows = torch.from_numpy(TEST[:200].copy())
+    rows[40:50, 0] = torch.nan
+    stream = Stream(fitted, every=20)
+    found = [one for row in rows for one in stream.push(row)] + stream.flush()
+    assert [one.step for one in found] == list(range(200))
+    torch.testing.assert_close(torch.tensor([one.score for one in found]), fitted.score(rows), **EXACT)
