@@ -73,6 +73,20 @@ def write_series_tables(
     io.write_table(folder / "draws.parquet", _draws(judged))
 
 
+def read_predictions(folder: Path, split: str, seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """By category, in order: `step`, `label` and `score` of one split as the detector of one seed saw it."""
+    import pyarrow.compute as compute
+    import pyarrow.parquet
+
+    wanted = (compute.field("split") == split) & (compute.field("seed") == seed)
+    table = pyarrow.parquet.read_table(io.require(folder / "predictions.parquet"), filters=wanted)
+    columns = {name: table[name].to_numpy() for name in ("category", "step", "label", "score")}
+    return {
+        category: {name: column[columns["category"] == category] for name, column in columns.items() if name != "category"}
+        for category in dict.fromkeys(columns["category"])
+    }
+
+
 def _draws(judged: Mapping[str, SeriesJudgement]) -> dict[str, Any]:
     """Long: category, metric, value on the data, and the drawn values in the order in which every model was drawn."""
     rows = [(category, name, one.draws[name]) for category, one in judged.items() for name in COMPARED if name in one.draws]

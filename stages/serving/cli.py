@@ -91,7 +91,7 @@ def add_data(
     from stages.serving import add
 
     if signals:
-        added = add.add_signals(directory, name, adapter or "signal_tables", model or ())
+        added = add.add_signals(directory, name, adapter or "signal_folder", model or ())
     else:
         added = add.add(directory, name, adapter, model or (), schedule, _sides(canvas), overlap)
     typer.echo(as_text(added._asdict()) if as_json else add.render(added))
