@@ -86,7 +86,7 @@ def test_a_contextual_level_is_usual_at_other_times_and_a_trend_gets_there_slowl
         (variable,) = np.flatnonzero(delta.any(0))
         low, high = np.quantile(VALUES[:, variable], [0.01, 0.99])
         assert low - 0.01 < np.median(place.now(variable) + delta[:, variable]) < high + 0.01
-        assert np.ptp(delta[:, variable]) == 0
+        assert np.ptp(delta[:, variable]) == 0 and abs(delta[0, variable]) > 2 * place.now(variable).std()
         trend = injected.trend_shift(scene("trend_shift", seed=seed)).sum(1)
         assert abs(trend[0]) < abs(trend[-1]) / 50
 
