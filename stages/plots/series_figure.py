@@ -93,13 +93,28 @@ def wrapped(panels: Sequence[Any], columns: int) -> Any:
     return alt.vconcat(*(alt.hconcat(*panels[start : start + columns]) for start in range(0, len(panels), columns)))
 
 
+def beside(*charts: Any) -> Any:
+    """Charts of different things in one row, each with colours and a legend of its own."""
+    import altair as alt
+
+    return alt.hconcat(*charts).resolve_scale(color="independent", shape="independent", size="independent", strokeDash="independent")
+
+
+def beneath(*charts: Any) -> Any:
+    """Charts of different things in one column, each with colours and a legend of its own."""
+    import altair as alt
+
+    return alt.vconcat(*charts).resolve_scale(color="independent", shape="independent", size="independent", strokeDash="independent")
+
+
 def look() -> dict[str, Any]:
     """The report page's, on white paper."""
     text = {"labelColor": SOFT, "titleColor": SOFT, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500}
     return {
         "background": "#ffffff", "font": FONT, "view": {"stroke": None}, "text": {"color": INK}, "range": {"category": [QUIET]},
         "title": {"color": INK, "anchor": "start", "fontSize": 17, "subtitleColor": SOFT, "subtitleFontSize": 13, "subtitlePadding": 6, "offset": 10},
-        "axis": {**text, "gridColor": LINE, "domainColor": LINE, "tickColor": LINE}, "legend": {**text, "orient": "top", "symbolOpacity": 1},
+        "axis": {**text, "gridColor": LINE, "domainColor": LINE, "tickColor": LINE}, "axisQuantitative": {"labelOverlap": "greedy"},
+        "legend": {**text, "orient": "top", "symbolOpacity": 1},
         "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": SOFT}, "concat": {"spacing": 26},
     }  # fmt: skip
 
