@@ -386,10 +386,17 @@ def _dots(stage: Searched, rows: Rows) -> Any:
     )
     shown = dict(domain=names, range=[colours[place % 6] for place in range(len(names))])
     shape = dict(domain=names, range=[shapes[(place + place // 6) % 6] for place in range(len(names))])
-    return alt.Chart(table(values, "figures of the best")).mark_point(filled=True, size=75, opacity=1).encode(
-        x=alt.X("value:Q", title=None).scale(zero=False), y=alt.Y("number:N", sort=[row["number"] for row in rows], title=None).axis(grid=True),
-        color=alt.Color("figure:N", title=None).scale(**shown).legend(orient="right", direction="vertical", columns=1, labelLimit=220), shape=alt.Shape("figure:N", title=None).scale(**shape),
-    ).properties(width=260, height=28 * len(rows))  # fmt: skip
+    return (
+        alt.Chart(table(values, "figures of the best"))
+        .mark_point(filled=True, size=75, opacity=1)
+        .encode(
+            x=alt.X("value:Q", title=None).scale(zero=False),
+            y=alt.Y("number:N", sort=[row["number"] for row in rows], title=None).axis(grid=True),
+            color=alt.Color("figure:N", title=None).scale(**shown).legend(orient="right", direction="vertical", columns=1, labelLimit=220),
+            shape=alt.Shape("figure:N", title=None).scale(**shape),
+        )
+        .properties(width=260, height=28 * len(rows))
+    )
 
 
 def _distribution(stage: Searched, column: str, width: int, height: int, mark: float | None = None, name: str | None = None) -> Any:
