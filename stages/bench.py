@@ -31,7 +31,11 @@ def main(dataset: str, *names: str) -> int:
             for row in params.rows(run.model):
                 models[row] = _bench(params, _first_model(run, row, params.seeds(run)[0]), images, encoders)
                 print(f"{dataset} {row}: {models[row]}")
-    io.write_json(path, {"dataset": dataset, "machine": _machine(params), "models": models})
+    from stages.encoders.encoder import resolve_device
+    from stages.metrics.footprint import machine
+
+    about = machine(resolve_device(params.compute.device), params.compute.threads)
+    io.write_json(path, {"dataset": dataset, "machine": about, "models": models})
     return errors.OK
 
 
@@ -87,24 +91,6 @@ def _first_model(run: RunEntry, row: str, seed: int) -> Path | None:
     """The first category's model, or None where it was refused."""
     base = artefact.folder(run.dataset, run.model, row, "*", seed)
     return next(iter(sorted(path.parent for path in Path().glob(f"{base.as_posix()}/config.json"))), None)
-
-
-def _machine(params: Params) -> dict[str, Any]:
-    import os
-    import platform
-
-    import torch
-
-    from stages.encoders.encoder import resolve_device
-
-    return {
-        "system": platform.platform(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": params.compute.threads,
-        "device": "cpu" if resolve_device(params.compute.device) == "cpu" else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, create_model, model_validator
 
 from stages.errors import UserError
 
@@ -63,8 +63,22 @@ class ModelGroup(Section):
     rows: dict[str, ModelEntry] = Field(min_length=1)
 
 
+class SeriesModel(Entry):
+    """A detector of signals. regime: what its fit may know of the anomalies in the training data; results of different regimes are never ranked together."""
+
+    detector: str = Field(pattern=r"^([a-z_0-9]+\.)?[a-z_0-9]+$")
+    label: str = ""
+    regime: Literal["unsup-clean", "unsup-contaminated", "weak", "synth-erase"] = "unsup-contaminated"
+
+
+class SeriesGroup(Section):
+    """Several detectors of signals that one stage fits and judges, each a row of its own."""
+
+    rows: dict[str, SeriesModel] = Field(min_length=1)
+
+
 def _shape(entry: Any) -> str:
-    return TAGS["rows" in entry] if isinstance(entry, dict) else TAGS[isinstance(entry, ModelGroup)]
+    return TAGS["rows" in entry] if isinstance(entry, dict) else TAGS[isinstance(entry, ModelGroup | SeriesGroup)]
 
 
 class Extract(Section):
@@ -90,6 +104,50 @@ class RunEntry(Section):
     code: str
     maths: str
     seeds: list[int] | None = Field(default=None, min_length=1)  # those of the protocol by default
+
+
+class SeriesRun(Section):
+    """One detector of signals, or a group of them, on one data set. code: its file or folder, maths: what lies beside it; for DVC to watch."""
+
+    dataset: str
+    model: str
+    code: str
+    maths: str
+    seeds: list[int] | None = Field(default=None, min_length=1)  # those of the protocol by default
+
+
+class SeriesProtocol(Section):
+    """How every detector of signals is judged. The fractions are of the steps of a recording, in order of time, where the data set fixes no split."""
+
+    seeds: list[int] = Field(min_length=1)
+    train_fraction: float = Field(gt=0, lt=1)
+    val_fraction: float = Field(gt=0, lt=0.5)  # of the whole after train; where the data set fixes train: of train, its last part
+    false_alarm_quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = Field(min_length=1)  # thresholds exceed all but this share of normal held-out steps
+    vus_buffer: int = Field(ge=1)  # L, in steps
+    disturbed_steps: int = Field(ge=0)  # so long after an anomaly a normal step counts as disturbed
+    bootstrap_resamples: int = Field(ge=100)
+
+
+class Series(Section):
+    """The task of signals: its data sets, detectors and protocol, as the sections of the same names are for images."""
+
+    datasets: dict[str, DatasetEntry]
+    models: dict[str, Annotated[Annotated[SeriesModel, Tag(TAGS[0])] | Annotated[SeriesGroup, Tag(TAGS[1])], Discriminator(_shape)]]
+    runs: dict[str, SeriesRun]
+    protocol: SeriesProtocol
+
+    def entry(self, section: str, name: str) -> Any:
+        """The entry `name` of a section, or an error that names the nearest one."""
+        return _entry(getattr(self, section), name, f"series.{section}")
+
+    def seeds(self, run: SeriesRun) -> list[int]:
+        """The training seeds of a run, the first of which is the model that is shipped."""
+        return run.seeds or self.protocol.seeds
+
+    def rows(self, model: str) -> dict[str, SeriesModel]:
+        """The detectors behind one entry: itself, or the rows of a group."""
+        entry = self.entry("models", model)
+        return entry.rows if isinstance(entry, SeriesGroup) else {model: entry}
 
 
 class Protocol(Section):
@@ -161,13 +219,26 @@ class Params(Section):
     compute: Compute
     tracking: Tracking
     backbones: str
+    series: Series | None = None
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Params:
+        """Folders bear the names of data sets, and commands those of runs: one of a kind over all tasks."""
+        for section in ("datasets", "runs") if self.series else ():
+            if twice := getattr(self, section).keys() & getattr(self.series, section).keys():
+                raise ValueError(f"{section} and series.{section} both have {', '.join(sorted(twice))}: rename one")
+        return self
 
     def entry(self, section: str, name: str) -> Any:
         """The entry `name` of a section, or an error that names the nearest one."""
-        table = getattr(self, section)
-        if name not in table:
-            raise ParamsError(f"{PATH}: {section} has no entry {name!r}{nearest(name, table)}")
-        return table[name]
+        return _entry(getattr(self, section), name, section)
+
+    @property
+    def signals(self) -> Series:
+        """The section `series`, or an error where the file has none."""
+        if self.series is None:
+            raise ParamsError(f"{PATH} has no section series, which says what signals there are and how they are judged; see docs/series.md")
+        return self.series
 
     @property
     def backbones_folder(self) -> Path:
@@ -182,6 +253,12 @@ class Params(Section):
         """The models behind one entry: itself, or the rows of a group."""
         entry = self.entry("models", model)
         return entry.rows if isinstance(entry, ModelGroup) else {model: entry}
+
+
+def _entry(table: dict[str, Any], name: str, section: str) -> Any:
+    if name not in table:
+        raise ParamsError(f"{PATH}: {section} has no entry {name!r}{nearest(name, table)}")
+    return table[name]
 
 
 def load(path: Path = PATH) -> Params:

@@ -16,7 +16,7 @@ from typing import Any
 
 from stages import io, tracking
 from stages.errors import guarded
-from stages.params import ENSEMBLE, Params, RunEntry, load
+from stages.params import ENSEMBLE, Params, RunEntry, SeriesRun, load
 from stages.tracking import Point, Result
 
 MIRRORED = Path("metrics/track/mirrored.json")
@@ -24,7 +24,8 @@ MIRRORED = Path("metrics/track/mirrored.json")
 
 def main() -> None:
     params = load()
-    results = [result for run in params.runs.values() for result in results_of(params, run)]
+    runs = [*params.runs.values(), *(params.series.runs.values() if params.series else ())]
+    results = [result for run in runs for result in results_of(params, run)]
     results += [result for dataset in dict.fromkeys(run.dataset for run in params.runs.values()) for result in ensemble_of(params, dataset)]
     if params.tracking.enabled:
         uri = tracking.absolute_uri(params.tracking.uri, tracking.project_root(Path.cwd()))
@@ -37,25 +38,22 @@ def main() -> None:
     io.write_json(MIRRORED, listed)
 
 
-def results_of(params: Params, run: RunEntry) -> Iterator[Result]:
+def results_of(params: Params, run: RunEntry | SeriesRun) -> Iterator[Result]:
     """The results of one run that are on disk: one, or one for each row of a group of models."""
     path = Path("metrics", run.dataset, f"{run.model}.json")
     if path.is_file():
         content = io.read_json(path)
-        for row in params.rows(run.model):
+        for row in (params.signals if isinstance(run, SeriesRun) else params).rows(run.model):
             yield result(params, run, row, path, content.get("rows", {}).get(row, content))
 
 
-def result(params: Params, run: RunEntry, row: str, path: Path, content: dict[str, Any]) -> Result:
+def result(params: Params, run: RunEntry | SeriesRun, row: str, path: Path, content: dict[str, Any]) -> Result:
     """One model on one data set as a run; `content` is what evaluate wrote about it, or {"refused": reason}."""
-    asked = {
-        "model": params.rows(run.model)[row].model_dump(mode="json"),
-        "encoder": params.entry("encoders", run.encoder).model_dump(mode="json"),
-        "protocol": params.protocol.model_dump(mode="json"),
-    }
+    asked = _asked(params, run, row)
     manifest = io.read_json(Path("data", run.dataset, "manifest.json"))
     hashes = {"data_hash": io.content_hash(manifest), "parameter_hash": io.content_hash(asked)}
-    tags = {"dataset": run.dataset, "model": row, "encoder": run.encoder, **hashes, **origin()}
+    kind = {"regime": content["regime"]} if isinstance(run, SeriesRun) else {"encoder": run.encoder}
+    tags = {"dataset": run.dataset, "model": row, **kind, **hashes, **origin()}
     if "refused" in content:
         tags["refused"] = content["refused"]
     group = [row] if row != run.model else []
@@ -68,6 +66,18 @@ def result(params: Params, run: RunEntry, row: str, path: Path, content: dict[st
         history=list(history(Path("models", run.dataset, run.model, *group))),
         files=[(path, ""), *pictures(path.with_suffix("").joinpath(*group))],
     )
+
+
+def _asked(params: Params, run: RunEntry | SeriesRun, row: str) -> dict[str, Any]:
+    """Everything of params.yaml that a result depends on."""
+    if isinstance(run, SeriesRun):
+        entry, protocol = params.signals.rows(run.model)[row], params.signals.protocol
+        return {"model": entry.model_dump(mode="json"), "protocol": protocol.model_dump(mode="json")}
+    return {
+        "model": params.rows(run.model)[row].model_dump(mode="json"),
+        "encoder": params.entry("encoders", run.encoder).model_dump(mode="json"),
+        "protocol": params.protocol.model_dump(mode="json"),
+    }
 
 
 def ensemble_of(params: Params, dataset: str) -> Iterator[Result]:

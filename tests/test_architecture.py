@@ -10,7 +10,9 @@ from ruamel.yaml import YAML
 from stages import params
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("prepare", "extract", "manifest", "train", "evaluate", "ensemble", "bench", "report", "track")
+IMAGE_VERBS = ("prepare", "extract", "manifest", "train", "evaluate", "ensemble", "bench")
+SERIES_VERBS = ("prepare_series", "manifest_series", "train_series", "evaluate_series", "bench_series")
+VERBS = (*IMAGE_VERBS, *SERIES_VERBS, "report", "track")
 GROUND = ("types", "params", "io", "seed", "errors", "progress", "engine", "training")
 NOUNS = ("datasets", "encoders", "detectors", "timeseries", "fusion", "metrics", "plots")
 SOURCES = sorted((ROOT / "stages").rglob("*.py"))
@@ -94,8 +96,10 @@ def test_deps_cover_every_module_that_a_stage_imports(unfolded):
         sources = [ROOT / "stages" / f"{verb}.py"]
         if verb == "prepare":
             sources.append(ROOT / "stages/datasets" / f"{settings.datasets[key].adapter}.py")
-        if verb in ("train", "evaluate"):
-            code = ROOT / settings.runs[key].code
+        if verb == "prepare_series":
+            sources.append(ROOT / "stages/datasets" / f"{settings.signals.datasets[key].adapter}.py")
+        if verb in ("train", "evaluate", "train_series", "evaluate_series"):
+            code = ROOT / (settings.signals if verb.endswith("_series") else settings).runs[key].code
             sources += sorted(code.glob("*.py")) if code.is_dir() else [code]
         watched = [ROOT / dep for dep in stage["deps"]]
         missing = [source for source in closure(*sources) if not any(source == path or path in source.parents for path in watched)]
@@ -114,10 +118,15 @@ def test_a_run_names_the_file_of_its_detector():
         for entry in settings.rows(run.model).values():
             file = ROOT / "stages/detectors" / f"{entry.detector.replace('.', '/')}.py"
             assert file.is_file() and (ROOT / run.code in (file, file.parent)), f"{name}: {run.code} does not hold {entry.detector}"
+    for name, run in settings.signals.runs.items():
+        for entry in settings.signals.rows(run.model).values():
+            file = ROOT / "stages/timeseries" / f"{entry.detector.replace('.', '/')}.py"
+            assert file.is_file() and (ROOT / run.code in (file, file.parent)), f"{name}: {run.code} does not hold {entry.detector}"
 
 
 def test_the_report_and_the_tracker_see_every_data_set(unfolded):
-    for dataset in params.load(ROOT / "params.yaml").datasets:
+    settings = params.load(ROOT / "params.yaml")
+    for dataset in (*settings.datasets, *settings.signals.datasets):
         for stage in ("report", "track"):
             assert f"metrics/{dataset}" in unfolded[stage]["deps"], f"add metrics/{dataset} to the deps of {stage} in dvc.yaml"
 

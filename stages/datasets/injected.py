@@ -116,15 +116,15 @@ def decorrelation(scene: Scene) -> Array:
 
 
 def contextual(scene: Scene) -> Array:
-    """One variable at a level that is usual at other times: half of its ranks away from where it is."""
-    variable = scene.any_variable()
-    return _column(scene, variable, _elsewhere(scene, variable, np.ones(scene.steps)))
+    """One variable at a level that is usual at other times."""
+    variable, offset = _elsewhere(scene)
+    return _column(scene, variable, np.full(scene.steps, offset))
 
 
 def trend_shift(scene: Scene) -> Array:
     """As `contextual`, but going there slowly."""
-    variable = scene.any_variable()
-    return _column(scene, variable, _elsewhere(scene, variable, scene.ramp))
+    variable, offset = _elsewhere(scene)
+    return _column(scene, variable, scene.ramp * offset)
 
 
 def seasonal_break(scene: Scene) -> Array:
@@ -148,13 +148,22 @@ def _column(scene: Scene, variable: int, change: Array) -> Array:
     return delta
 
 
-def _elsewhere(scene: Scene, variable: int, share: Array) -> Array:
-    """(L,) the way to a level half the ranks away, walked by `share`, inside the range that holds 98 % of the variable's values."""
-    column, now = scene.values[:, variable], scene.now(variable)
-    rank = (column < np.median(now)).mean()
-    level, low, high = np.quantile(column, [(rank + 0.5) % 1, 0.01, 0.99])
-    moved = now + share * (level - np.median(now))
-    return np.clip(moved, np.minimum(low, now), np.maximum(high, now)) - now
+def _elsewhere(scene: Scene) -> tuple[int, float]:
+    """A variable and the way to a level half of its ranks away, inside the range that holds 98 % of its values.
+
+    Drawn among the variables that have at least one standard deviation to go, else the one that has most: where a variable already spans its
+    range within the region, no level of it is wrong.
+    """
+    sample, now = scene.values[:: max(1, len(scene.values) // 4000)], scene.values[scene.start : scene.stop]
+    centre = np.median(now, 0)
+    ranks = ((sample < centre).mean(0) + 0.5) % 1
+    level = np.array([np.quantile(column, rank) for column, rank in zip(sample.T, ranks)])
+    (low, high), (lowest, highest) = (np.quantile(part, shares, axis=0) for part, shares in ((sample, (0.01, 0.99)), (now, (0.05, 0.95))))
+    offset = np.clip(level - centre, np.minimum(low - lowest, 0), np.maximum(high - highest, 0))
+    far = np.abs(offset) / np.maximum(sample.std(0), 1e-12)
+    candidates = np.flatnonzero(far >= min(1, far.max()))
+    variable = int(scene.draw.choice(candidates))
+    return variable, float(offset[variable])
 
 
 class Kind(NamedTuple):

@@ -6,7 +6,7 @@ labelled, no split where they fixed none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -52,3 +52,17 @@ class Segment(NamedTuple):
     @property
     def steps(self) -> int:
         return len(self.values)
+
+
+def label_of(regions: Iterable[Region], steps: int) -> Labels:
+    """(steps,) 1 within the regions."""
+    label = np.zeros(steps, np.int8)
+    for region in regions:
+        label[region.start : region.stop] = 1
+    return label
+
+
+def runs_of(label: NDArray[Any]) -> list[tuple[int, int]]:
+    """The stretches (start, stop) where `label` is not 0, in order."""
+    edges = np.diff(np.r_[0, np.asarray(label) != 0, 0].astype(np.int8))
+    return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist()))

@@ -91,7 +91,7 @@ def bootstrap_draws(
     rows, anomalous = _checked(score, label)
     rng = np.random.default_rng(seed)
     resamples = resample(anomalous, ~anomalous, group, n_resamples, rng)
-    seeds = _seed_shares(len(rows), n_resamples, rng)
+    seeds = seed_shares(len(rows), n_resamples, rng)
     values, samples = _over_seeds(rows, anomalous, resamples.weight, metrics)
     return {name: _draws(values[name], (samples[name] * seeds).sum(1), resamples.resolved) for name in metrics}
 
@@ -132,7 +132,7 @@ def paired_draws(
     for sign, rows in ((1, rows_a), (-1, rows_b)):
         values, samples = _over_seeds(rows, anomalous, resamples.weight, {"": metric})
         value += sign * values[""]
-        difference += sign * (samples[""] * _seed_shares(len(rows), n_resamples, rng)).sum(1)
+        difference += sign * (samples[""] * seed_shares(len(rows), n_resamples, rng)).sum(1)
     return _draws(value, difference, resamples.resolved, lowest=-1.0)
 
 
@@ -153,7 +153,7 @@ def pixel_draws(
         raise ValueError("all seeds must be binned over the same images and masks in the same order")
     rng = np.random.default_rng(seed)
     resamples = resample(first.has_defect, first.has_normal, group, n_resamples, rng)
-    seeds = _seed_shares(len(bins), n_resamples, rng)
+    seeds = seed_shares(len(bins), n_resamples, rng)
     samples = [one.resampled(resamples.weight) for one in bins]
     binned = [one.metrics() for one in bins]
     values = exact or {name: float(np.mean([one[name] for one in binned])) for name in binned[0]}
@@ -210,7 +210,7 @@ def _checked(score: ArrayLike, label: ArrayLike) -> tuple[Floats, Flags]:
     return rows, anomalous
 
 
-def _seed_shares(n_seeds: int, n_resamples: int, rng: np.random.Generator) -> Floats:
+def seed_shares(n_seeds: int, n_resamples: int, rng: np.random.Generator) -> Floats:
     """(R, S) shares of each seed in each draw; rows sum to 1."""
     return rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_resamples) / n_seeds
 

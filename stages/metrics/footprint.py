@@ -43,6 +43,23 @@ def peak_memory(call: Callable[[], object]) -> Memory:
     return Memory(max(seen) * 1e-6, vram)
 
 
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """What a figure of cost was measured on. device: "cpu" or "cuda"; threads: of the process."""
+    import os
+    import platform
+
+    import torch
+
+    return {
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+    }
+
+
 def flops(call: Callable[[], object]) -> int:
     """Floating-point operations of one call: convolutions, matrix products, attention and triangular solves in torch, two per multiply-add.
 

@@ -27,7 +27,7 @@ class Added(NamedTuple):
     name: str
     adapter: str
     source: str
-    extracts: list[str]
+    extracts: list[str]  # none for signals, which no encoder sees
     runs: list[str]
     deps: dict[str, list[str]]  # stage of dvc.yaml -> deps it was given
 
@@ -65,7 +65,23 @@ def add(
     if canvas:
         _cut(sections, settings, canvas, overlap)
     _write(sections)
-    return Added(name, adapter, source, list(sections["extracts"]), list(sections["runs"]), _add_deps(settings, name))
+    return Added(name, adapter, source, list(sections["extracts"]), list(sections["runs"]), _add_deps(name, list(settings.datasets)))
+
+
+def add_signals(directory: Path, name: str | None = None, adapter: str = "signal_folder", models: Sequence[str] = ()) -> Added:
+    """Write the entries of a data set of signals, with the models that the others have. models: only these of `series.models`.
+
+    Raises ParamsError for a name that is taken or cannot be one, or for an unknown model; then nothing is written.
+    """
+    settings = params.load()
+    signals, name, source = settings.signals, _checked_name(settings, name, directory), _source(directory)
+    for model in models:
+        signals.entry("models", model)
+    content = _yaml().load(params.PATH.read_text(encoding="utf-8"))["series"]["runs"]
+    known = {entry.model: run for run, entry in reversed(signals.runs.items())}
+    runs = {f"{name}-{model}": _renamed(content[run], name) for model, run in reversed(known.items()) if not models or model in models}
+    _write({"series.datasets": {name: {"adapter": adapter, "source": source}}, "series.runs": runs})
+    return Added(name, adapter, source, [], list(runs), _add_deps(name, list(signals.datasets)))
 
 
 def add_models(dataset: str, models: Sequence[str], schedule: zoo.Schedule = "full") -> list[str]:
@@ -154,9 +170,11 @@ def _write(sections: dict[str, dict[str, Any]]) -> None:
 def render(added: Added) -> str:
     """What was written, and what to do next."""
     lines = [f"{added.name}: added to {params.PATH} (adapter {added.adapter}, source {added.source})"]
-    lines += [f"  extracts: {', '.join(added.extracts)}", f"  runs:     {', '.join(added.runs)}"]
+    lines += [f"  extracts: {', '.join(added.extracts)}"] if added.extracts else []
+    lines += [f"  runs:     {', '.join(added.runs)}"]
     lines += [f"  {DVC}: {stage} depends on {', '.join(deps)}" for stage, deps in added.deps.items()]
-    steps = ["dvc repro", "assay leaderboard", f"assay predict --dataset {added.name} IMAGE..."]
+    last = f"assay predict --dataset {added.name} IMAGE..." if added.extracts else f"assay predict STREAM.csv --dataset {added.name} --follow"
+    steps = ["dvc repro", "assay leaderboard", last]
     return "\n".join([*lines, "", "next:", *(f"  {step}" for step in steps)])
 
 
@@ -164,8 +182,9 @@ def _checked_name(settings: Params, name: str | None, directory: Path) -> str:
     wanted = name or re.sub(r"[^a-z0-9_-]+", "-", directory.resolve().name.split(".")[0].lower()).strip("-_")
     if not re.fullmatch(NAME, wanted):
         raise ParamsError(f"{wanted!r} cannot name a data set: small letters, digits, - and _ only. Say --name parts")
-    if wanted in settings.datasets or wanted in TAKEN:
-        raise ParamsError(f"{wanted!r} is taken ({', '.join([*settings.datasets, *TAKEN])}). Say --name with another one")
+    taken = [*settings.datasets, *(settings.series.datasets if settings.series else ()), *TAKEN]
+    if wanted in taken:
+        raise ParamsError(f"{wanted!r} is taken ({', '.join(taken)}). Say --name with another one")
     return wanted
 
 
@@ -211,15 +230,15 @@ def _for(value: Any, other: str, name: str) -> Any:
     return "/".join(name if part == other else part for part in value.split("/"))
 
 
-def _add_deps(settings: Params, name: str) -> dict[str, list[str]]:
-    """Give stages without a table (report, track) the deps on the new data set that they have on the first of the others."""
+def _add_deps(name: str, others: Sequence[str]) -> dict[str, list[str]]:
+    """Give stages without a table (report, track) the deps on the new data set that they have on the last of the others of its task."""
     if not DVC.is_file():
         return {}
     text = DVC.read_text(encoding="utf-8")
     lines, added = text.splitlines(keepends=True), {}
     for stage, entry in reversed(list(_yaml().load(text)["stages"].items())):  # from the end, so that line numbers stay true
         deps = entry.get("deps") or []
-        known = [dataset for dataset in settings.datasets if any(_mentions(dep, dataset) for dep in deps)]
+        known = [dataset for dataset in others if any(_mentions(dep, dataset) for dep in deps)]
         if "foreach" in entry or not known:
             continue
         places = [place for place, dep in enumerate(deps) if _mentions(dep, known[-1])]
@@ -237,14 +256,17 @@ def _mentions(dep: Any, dataset: str) -> bool:
 
 
 def _with_entries(text: str, section: str, entries: dict[str, Any]) -> str:
-    """The text of a YAML file with entries put at the end of one of its top-level tables; every other byte stays as it is."""
-    table = _yaml().load(text)
-    keys, lines = list(table), f"{text.rstrip()}\n".splitlines(keepends=True)
-    following = keys[keys.index(section) + 1 :]
-    end = table.lc.key(following[0])[0] if following else len(lines)
+    """The text of a YAML file with entries put at the end of one of its tables, e.g. "runs" or "series.runs"; every other byte stays as it is."""
+    table, lines = _yaml().load(text), f"{text.rstrip()}\n".splitlines(keepends=True)
+    end = len(lines)
+    for key in section.split("."):
+        keys = list(table)
+        following = keys[keys.index(key) + 1 :]
+        end = table.lc.key(following[0])[0] if following else end
+        table = table[key]
     while lines[end - 1].strip() == "" or lines[end - 1].startswith("#"):  # these lead up to the next table
         end -= 1
-    indent = " " * next(iter(table[section].lc.data.values()))[1]
+    indent = " " * next(iter(table.lc.data.values()))[1]
     return "".join([*lines[:end], *(f"{indent}{line}\n" for line in _dumped(entries).splitlines()), *lines[end:]])
 
 

@@ -84,12 +84,16 @@ def add_data(
         str | None, typer.Option(help="For small defects on large images: cut them into tiles at this size in pixels, e.g. 2048 or 2000x8000.")
     ] = None,
     overlap: Annotated[int | None, typer.Option(help="Of neighbouring tiles, in pixels; an eighth of a tile by default.")] = None,
+    signals: Annotated[bool, typer.Option("--signals", help="It holds signals, not images: CSV or parquet files, a row a step.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a data set of your own into params.yaml and dvc.yaml, then say what to do next. Comments in the files stay."""
     from stages.serving import add
 
-    added = add.add(directory, name, adapter, model or (), schedule, _sides(canvas), overlap)
+    if signals:
+        added = add.add_signals(directory, name, adapter or "signal_folder", model or ())
+    else:
+        added = add.add(directory, name, adapter, model or (), schedule, _sides(canvas), overlap)
     typer.echo(as_text(added._asdict()) if as_json else add.render(added))
 
 

@@ -21,7 +21,38 @@ COLUMNS = {
     "aupro": "AUPRO 0.3",
     "aupro_005": "AUPRO 0.05",
 }
-NARROW, MEDIUM = ("image_auroc", "aupro"), ("image_auroc", "image_ap", "pixel_auroc", "aupro")  # what a terminal of that width has room for
+SERIES_COLUMNS = {
+    "vus_pr": "VUS-PR",
+    "pr_auc": "PR AUC",
+    "vus_roc": "VUS-ROC",
+    "roc_auc": "ROC AUC",
+    "f1": "F1",
+    "f1_oracle": "F1 oracle",
+    "event_f1": "event F1",
+    "range_f1": "range F1",
+    "affiliation_f": "affiliation F",
+    "pa_k_auc": "PA%K AUC",
+    "delay": "delay, steps",
+    "false_alarms_per_10k": "false alarms / 10k steps",
+    "pa_f1": "PA-F1 (inflated)",  # never ranked: luck reaches as much
+}
+
+
+class Task(NamedTuple):
+    """How the models of one kind of data are compared."""
+
+    ranked_by: str
+    columns: dict[str, str]
+    narrow: tuple[str, ...]  # what a terminal of less than 110 columns has room for
+    medium: tuple[str, ...]  # of less than `wide`
+    wide: int
+    unit: str  # what one answer is given for
+
+
+TASKS = {
+    "image": Task("image_auroc", COLUMNS, ("image_auroc", "aupro"), ("image_auroc", "image_ap", "pixel_auroc", "aupro"), 190, "image"),
+    "series": Task("vus_pr", SERIES_COLUMNS, ("vus_pr", "pr_auc"), ("vus_pr", "pr_auc", "f1", "pa_f1"), 300, "step"),
+}
 
 
 class Row(NamedTuple):
@@ -40,6 +71,7 @@ class Row(NamedTuple):
     members: tuple[str, ...] = ()  # of an ensemble, which is a row but no model that could be shipped
     candidate: bool = False  # the best single model, or tied with it
     transductive: bool = False  # scores a set of images, so it cannot be shipped to judge one
+    task: str = "image"
 
     @property
     def shown(self) -> str:
@@ -52,12 +84,12 @@ class Row(NamedTuple):
 
 
 def results(params: Params, project: Path = Path()) -> dict[Path, dict[str, Any]]:
-    """The contents of every metrics/<dataset>/<model>.json that the table `runs` asks for and that exists, by the folder beside it.
+    """The contents of every metrics/<dataset>/<model>.json that the tables of runs ask for and that exists, by the folder beside it.
 
     Groups give one for each row. The ensemble of a data set comes last; there is none where there are too few models for it.
     """
     found = {}
-    for run in params.runs.values():
+    for run in (*params.runs.values(), *(params.series.runs.values() if params.series else ())):
         path = project / "metrics" / run.dataset / f"{run.model}.json"
         if path.is_file():
             content = io.read_json(path)
@@ -72,17 +104,24 @@ def results(params: Params, project: Path = Path()) -> dict[Path, dict[str, Any]
 
 
 def leaderboard(params: Params, project: Path = Path()) -> dict[str, list[Row]]:
-    """Rows by data set, best mean image AUROC first, refused ones last; transductive ones stand in this order and are not counted."""
+    """Rows by data set, best first, refused ones last; transductive ones stand in this order and are not counted.
+
+    Images are ranked by mean image AUROC, signals by mean VUS-PR, those of each regime of training in a table of their own.
+    """
     tables: dict[str, list[Row]] = {}
     for folder, result in results(params, project).items():
         bench = project / "metrics" / "bench" / f"{result['dataset']}.json"
         cost = io.read_json(bench)["models"].get(result["model"], {}) if bench.is_file() else {}
-        tables.setdefault(result["dataset"], []).append(
+        tables.setdefault(_table(result), []).append(
             Row(None, result["dataset"], result["model"], result.get("label", ""), result.get("weights", ""), result.get("mean", {}),
                 cost, result.get("refused"), folder, members=tuple(result.get("members", ())),
-                transductive=result.get("transductive", False))
+                transductive=result.get("transductive", False), task="series" if "regime" in result else "image")
         )  # fmt: skip
     return {dataset: _with_ties(_ranked(rows), project) for dataset, rows in tables.items()}
+
+
+def _table(result: dict[str, Any]) -> str:
+    return f"{result['dataset']}, {result['regime']}" if "regime" in result else result["dataset"]
 
 
 def _with_ties(rows: list[Row], project: Path) -> list[Row]:
@@ -91,6 +130,8 @@ def _with_ties(rows: list[Row], project: Path) -> list[Row]:
     if single is None:
         return rows
     best = next(row for row in rows if row.rank)
+    if single.task == "series":
+        return [_tied_by_draws(row, single) for row in rows]
     scores = {row.model: test_scores(row.folder) for row in rows if row.rank}
     if not scores[best.model]:
         return [row._replace(candidate=row is single) for row in rows]
@@ -104,14 +145,23 @@ def _with_ties(rows: list[Row], project: Path) -> list[Row]:
     return [row._replace(tied=with_best[row.model], candidate=not row.members and bool(with_single[row.model])) if row.rank else row for row in rows]
 
 
+def _tied_by_draws(row: Row, best: Row) -> Row:
+    """A row of signals beside the best one: the models of a data set are resampled alike, so their draws can be subtracted."""
+    from stages.metrics.series_result import tied_with
+
+    tied = (row is best or tied_with(best.folder, row.folder, TASKS["series"].ranked_by)) if row.rank else None
+    return row._replace(tied=tied, candidate=bool(tied))
+
+
 def columns(rows: Sequence[Row]) -> dict[str, str]:
     """The metrics that any of the rows has a value of, with their titles."""
-    return {name: title for name, title in COLUMNS.items() if any(row.metrics.get(name, {}).get("value") is not None for row in rows)}
+    known = TASKS[rows[0].task].columns if rows else {}
+    return {name: title for name, title in known.items() if any(row.metrics.get(name, {}).get("value") is not None for row in rows)}
 
 
 def _ranked(rows: list[Row]) -> list[Row]:
     def key(row: Row) -> tuple[bool, float, str]:
-        value = row.metrics.get("image_auroc", {}).get("value")
+        value = row.metrics.get(TASKS[row.task].ranked_by, {}).get("value")
         return value is None, -(value or 0), row.model
 
     rows = sorted(rows, key=key)
@@ -128,6 +178,8 @@ def cell(metric: dict[str, Any] | None) -> str:
 
 
 def _short(value: float) -> str:
+    if value > 1:
+        return f"{value:.1f}"
     text = f"{value:.3f}"
     return "1.00" if text == "1.000" else text.removeprefix("0")
 
@@ -142,10 +194,11 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
     screen = streams.StringIO()
     console = Console(file=screen, width=width or Console().width)
     for dataset, rows in tables.items():
-        kept = NARROW if console.width < 110 else MEDIUM if console.width < 190 else COLUMNS
+        task = TASKS[rows[0].task]
+        kept = task.narrow if console.width < 110 else task.medium if console.width < task.wide else task.columns
         shown = {name: title for name, title in columns(rows).items() if name in kept}
         table = Table(title=f"{dataset}: mean over categories, 95 % interval; = tied with the best", title_justify="left")
-        for title in ("#", "model", *shown.values(), "ms/image"):
+        for title in ("#", "model", *shown.values(), f"ms/{task.unit}"):
             table.add_column(
                 title,
                 justify="left" if title == "model" else "right",

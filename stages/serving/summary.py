@@ -34,6 +34,8 @@ def section(params: Params, dataset: str, rows: list[Row], result: Mapping[str, 
     best = recommended(rows)
     detail = _detail(best, scores[best.model]) if best else []
     return {
+        "task": "image",
+        "unit": "image",
         "name": dataset,
         "rows": rows,
         "columns": shown,

@@ -17,6 +17,7 @@ import stages
 from stages.params import PATH, Params, ParamsError, load, nearest
 
 OF_RUNS, OF_DATASETS = ("train", "evaluate"), ("ensemble", "bench")
+OF_SIGNALS = ("prepare", "manifest", "train", "evaluate", "bench")  # verbs that signals have too, each as stages/<verb>_series.py
 
 
 def run(
@@ -26,8 +27,13 @@ def run(
 
     environment: variables that it sees beside ours.
     """
-    if verb in OF_RUNS:
-        _remove_outs(project, verb, names[0])
+    signals = load(project / PATH).series if verb in OF_SIGNALS else None
+    if signals and names[0] in (*signals.runs, *signals.datasets):
+        entry, verb = signals.runs.get(names[0]), f"{verb}_series"
+    else:
+        entry = load(project / PATH).entry("runs", names[0]) if verb in OF_RUNS else None
+    if entry:
+        _remove_outs(project / ("models" if verb.startswith("train") else "metrics") / entry.dataset, entry.model)
     installed = str(Path(stages.__file__).parent.parent)
     paths = [os.environ["PYTHONPATH"], installed] if os.environ.get("PYTHONPATH") else [installed]
     command = [sys.executable, "-u", "-m", f"stages.{verb}", *names]
@@ -38,12 +44,10 @@ def run(
     return process.returncode
 
 
-def _remove_outs(project: Path, verb: str, name: str) -> None:
+def _remove_outs(root: Path, model: str) -> None:
     """As DVC does before it runs a stage: what an earlier run left (a refusal, a category that is gone) must not pass for this one's."""
-    entry = load(project / PATH).entry("runs", name)
-    root = project / ("models" if verb == "train" else "metrics") / entry.dataset
-    shutil.rmtree(root / entry.model, ignore_errors=True)
-    (root / f"{entry.model}.json").unlink(missing_ok=True)
+    shutil.rmtree(root / model, ignore_errors=True)
+    (root / f"{model}.json").unlink(missing_ok=True)
 
 
 def jobs(params: Params, verb: str, names: Sequence[str], everything: bool) -> list[str]:
@@ -51,17 +55,20 @@ def jobs(params: Params, verb: str, names: Sequence[str], everything: bool) -> l
 
     Raises ParamsError for an unknown name, or where nothing is named.
     """
-    known = [*params.runs, *params.datasets] if verb in OF_RUNS else list(params.datasets)
+    tasks = [params, params.series] if params.series and verb in OF_SIGNALS else [params]
+    runs = {name: run.dataset for task in tasks for name, run in task.runs.items()} if verb in OF_RUNS else {}
+    datasets = [name for task in tasks for name in task.datasets]
+    known = [*runs, *datasets]
     if everything:
-        return list(params.runs if verb in OF_RUNS else params.datasets)
+        return list(runs or datasets)
     if not names:
         raise ParamsError(f"name what to {verb}, or say --all. Known: {', '.join(known)}")
     for name in names:
         if name not in known:
             raise ParamsError(f"nothing to {verb} is called {name!r}{nearest(name, known)}")
-    found = [job for name in names for job in (_runs_of(params, name) if verb in OF_RUNS else [name])]
+    found = [job for name in names for job in ([name] if name in runs or not runs else _of_dataset(runs, name))]
     return list(dict.fromkeys(found))
 
 
-def _runs_of(params: Params, name: str) -> list[str]:
-    return [name] if name in params.runs else [run for run, entry in params.runs.items() if entry.dataset == name]
+def _of_dataset(runs: Mapping[str, str], dataset: str) -> list[str]:
+    return [run for run, of in runs.items() if of == dataset]

@@ -1,0 +1,131 @@
+"""Judge the detectors of signals of one run on the test steps: metrics with intervals, thresholds from held-out normal steps, tables per kind.
+
+Reads fitted detectors and recordings, writes metrics/<dataset>/<model>.json (small, in git) and metrics/<dataset>/<model>/ (tables, predictions,
+thresholds, draws).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages import engine, errors, io
+from stages.datasets.recordings import Segment
+from stages.datasets.segments import categories_of, normal_parts, open_segments, regions_in, variables_of
+from stages.params import Params, load
+from stages.timeseries import artefact
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from stages.timeseries.detector import SeriesDetector
+
+
+def main(name: str) -> int:
+    params = load()
+    run = params.signals.entry("runs", name)
+    categories = categories_of(run.dataset)
+    units = [
+        engine.Unit(f"{row}/{category}", {"params": params, "name": name, "row": row, "category": category})
+        for row in params.signals.rows(run.model)
+        for category in categories
+    ]
+    outcomes = engine.run(judge, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch",))
+    if code := engine.exit_code(name, outcomes):
+        return code
+    judged = {outcome.key: outcome.value for outcome in outcomes}
+    results = {
+        row: _write_row(params, name, row, {category: judged[f"{row}/{category}"] for category in categories})
+        for row in params.signals.rows(run.model)
+    }
+    single = results.get(run.model)
+    path = Path("metrics", run.dataset, f"{run.model}.json")
+    io.write_json(path, single or {"dataset": run.dataset, "model": run.model, "rows": results})
+    return errors.OK
+
+
+def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
+    """One unit: one detector on one category over all seeds; returns what the tables need."""
+    import numpy as np
+
+    from stages.metrics.series_judgement import SeriesRule, judge_series
+    from stages.metrics.series_result import predictions_of
+
+    signals, run = params.signals, params.signals.runs[name]
+    seeds, protocol = signals.seeds(run), signals.protocol
+    places = [artefact.folder(run.dataset, run.model, row, category, seed) for seed in seeds]
+    if refused := next(filter(None, map(artefact.refusal, places)), None):
+        return {"refused": refused}
+    test, val = open_segments(run.dataset, category, "test"), normal_parts(open_segments(run.dataset, category, "val"))
+    if any(segment.label is None for segment in test):
+        return {"refused": "the test steps have no labels, so there is nothing to judge"}
+    tested, held_out = ([_score(params, place, segments) for place in places] for segments in (test, val))
+    rule = SeriesRule(
+        protocol.vus_buffer, protocol.disturbed_steps, tuple(protocol.false_alarm_quantiles), protocol.bootstrap_resamples
+    )
+    judgement = judge_series(
+        np.stack([np.concatenate(scores) for scores in tested]),
+        np.concatenate([segment.label for segment in test]),
+        [np.concatenate(scores) if scores else np.empty(0) for scores in held_out],
+        rule,
+        [segment.steps for segment in test],
+        regions_in(run.dataset, category, test),
+    )
+    splits = [(split, segments, scores) for split, segments, scores in (("test", test, tested), ("val", val, held_out)) if segments]
+    predictions = [
+        predictions_of(category, split, seed, segments, scores[position])
+        for split, segments, scores in splits
+        for position, seed in enumerate(seeds)
+    ]
+    return {"judged": judgement, "predictions": predictions, "attribution": _attribution(params, places[0], test)}
+
+
+def _score(params: Params, place: Path, segments: Sequence[Segment]) -> list[np.ndarray]:
+    detector, raw = _open(params, place, segments)
+    return [detector.score(values).cpu().numpy() for values in raw]
+
+
+def _attribution(params: Params, place: Path, segments: Sequence[Segment]) -> np.ndarray | None:
+    """(T, V) what each variable adds to the score of a step; None where the method cannot say."""
+    import numpy as np
+
+    detector, raw = _open(params, place, segments)
+    shares = [detector.attribution(values) for values in raw]
+    return None if any(one is None for one in shares) else np.concatenate([one.cpu().numpy() for one in shares])
+
+
+def _open(params: Params, place: Path, segments: Sequence[Segment]) -> tuple[SeriesDetector, list[Tensor]]:
+    """The fitted detector and the values of the segments, on its device."""
+    import torch
+
+    from stages.training import Run
+
+    device = Run(seed=0, device=params.compute.device).device
+    return artefact.load(place).to(device), [torch.from_numpy(segment.values).to(device) for segment in segments]
+
+
+def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> dict[str, Any]:
+    """The tables of one detector over its categories; returns its result as it stands in git."""
+    from stages.metrics.result import result_folder
+    from stages.metrics.series_result import series_result, write_series_tables
+
+    run, entry = params.signals.runs[name], params.signals.rows(params.signals.runs[name].model)[row]
+    refused = {category: value["refused"] for category, value in judged.items() if "refused" in value}
+    done = {category: value["judged"] for category, value in judged.items() if category not in refused}
+    about = {"dataset": run.dataset, "model": row, "label": entry.label, "regime": entry.regime, "seeds": params.signals.seeds(run)}
+    result = series_result(about, done, refused)
+    predictions = [rows for category in done for rows in judged[category]["predictions"]]
+    folder = result_folder(run.dataset, run.model, row)
+    write_series_tables(folder, result, done, predictions)
+    for category in done:
+        if (shares := judged[category]["attribution"]) is not None:
+            columns = dict(zip(variables_of(run.dataset, category), shares.T, strict=True))
+            io.write_table(folder / category / "attribution.parquet", columns)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(errors.guarded(lambda: main(sys.argv[1])))
