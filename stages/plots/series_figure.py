@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,14 +77,15 @@ def figure(group: str, name: str, chart: Any, title: str, subtitle: str | Sequen
     import altair as alt
 
     words = alt.TitleParams(title, subtitle=subtitle or alt.Undefined, anchor="start", frame="bounds", offset=14)
-    return Figure(group, name, chart.properties(title=words, padding=14).to_dict(validate=False))
+    return Figure(group, name, _unpacked(chart.properties(title=words, padding=14).to_dict(validate=False)))
 
 
 def table(rows: Iterable[Mapping[str, Any]], name: str) -> Any:
     """Rows to draw; each table of a figure has a name of its own. Numbers are cut to five digits, what is not finite is left empty."""
     import altair as alt
 
-    return alt.Data(values=[{key: _plain(value) for key, value in row.items()} for row in rows], name=name)
+    plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
+    return alt.Data(values=json.dumps(plain), name=name)  # as text: altair would go through every value of a list, twice
 
 
 def wrapped(panels: Sequence[Any], columns: int) -> Any:
@@ -130,6 +132,17 @@ def _tables(part: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     elif isinstance(part, list):
         for inner in part:
             yield from _tables(inner)
+
+
+def _unpacked(part: Any) -> Any:
+    """The specification with the rows of `table` as rows again."""
+    if isinstance(part, list):
+        return [_unpacked(inner) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    if isinstance(part.get("values"), str):
+        return {**part, "values": json.loads(part["values"])}
+    return {key: _unpacked(inner) for key, inner in part.items()}
 
 
 def _plain(value: Any) -> Any:

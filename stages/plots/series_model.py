@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from stages.metrics.confusion import Confusion
 from stages.metrics.ranking import auroc, average_precision
 from stages.plots.series_charts import curve_points
-from stages.plots.series_figure import INK, Figure, beneath, beside, figure, table, wrapped
-from stages.plots.series_palette import ANOMALY, KINDS, NORMAL, PARTS, QUIET, STUDENT, TEACHER
+from stages.plots.series_figure import INK, Figure, beneath, beside, figure, table
+from stages.plots.series_palette import ANOMALY, KINDS, NORMAL, PARTS, QUIET, TEACHER
 
 GROUP = "best_model"
 BINS = 40
@@ -60,11 +60,10 @@ class Scored(NamedTuple):
 
 
 def figures(scored: Scored) -> list[Figure]:
-    """The pictures that draw verdicts; those that draw windows are in series_cases."""
+    """The pictures of all windows together; those by kind are in series_causes, single windows in series_cases."""
     drawn = (
         roc_curve, pr_curve, score_distribution, confusion_matrix, score_components, teacher_student_comparison, pure_vs_disturbing_normal,
-        discrepancy_trend, loss_by_anomaly_type, performance_by_anomaly_type, loss_scatter_by_anomaly_type, sample_type_analysis, feature_contribution,
-        hypothesis_verification, summary,
+        discrepancy_trend, hypothesis_verification, summary,
     )  # fmt: skip
     return [draw(scored) for draw in drawn]
 
@@ -83,7 +82,7 @@ def pr_curve(scored: Scored) -> Figure:
 
 def score_distribution(scored: Scored) -> Figure:
     return figure(
-        GROUP, "score_distribution", _histogram(scored, _kinds(scored), 640, 280), "Where normal and anomalous windows score",
+        GROUP, "score_distribution", _histogram(scored, kinds_of(scored), 640, 280), "Where normal and anomalous windows score",
         f"Each kind adds up to 100 %; dashed: the threshold ({scored.policy})",
     )  # fmt: skip
 
@@ -123,7 +122,7 @@ def confusion_matrix(scored: Scored) -> Figure:
 def score_components(scored: Scored) -> Figure:
     """The two errors against each other."""
     return figure(
-        GROUP, "score_components", _scatter(scored, _thinned(scored), 560, 420), "What each error says about the same window",
+        GROUP, "score_components", scatter(scored, thinned(scored), 560, 420), "What each error says about the same window",
         f"Each mark is a window; filled: an alarm at the threshold ({scored.policy})",
     )  # fmt: skip
 
@@ -139,12 +138,12 @@ def teacher_student_comparison(scored: Scored) -> Figure:
         "teacher against student": (scored.teacher - scored.student)[:, last],
     }
     rows = [
-        {"error": name, "kind": kind, **_quartiles(np.square(values[scored.kind == kind]).mean((1, 2)))}
+        {"error": name, "kind": kind, **quartiles(np.square(values[scored.kind == kind]).mean((1, 2)))}
         for name, values in errors.items()
-        for kind in _kinds(scored)
+        for kind in kinds_of(scored)
     ]
     base = alt.Chart(table(rows, "errors")).encode(
-        y=alt.Y("error:N", title=None, sort=list(errors)), yOffset=alt.YOffset("kind:N", sort=list(KINDS)), color=_kind_colour(scored)
+        y=alt.Y("error:N", title=None, sort=list(errors)), yOffset=alt.YOffset("kind:N", sort=list(KINDS)), color=kind_colour(scored)
     )
     bars = base.mark_rule(strokeWidth=7, opacity=0.35).encode(
         x=alt.X("low:Q", title="mean squared error of the last steps (squared deviations, log)").scale(type="log"), x2="high:Q"
@@ -158,7 +157,7 @@ def teacher_student_comparison(scored: Scored) -> Figure:
 
 def pure_vs_disturbing_normal(scored: Scored) -> Figure:
     """What an anomaly that is over does to the score, and to the false alarms."""
-    normal = [kind for kind in _kinds(scored) if kind != "anomaly"]
+    normal = [kind for kind in kinds_of(scored) if kind != "anomaly"]
     rates = ", ".join(f"{kind} {scored.flagged[scored.kind == kind].mean():.1%}" for kind in normal)
     return figure(
         GROUP, "pure_vs_disturbing_normal", _histogram(scored, normal, 640, 260), "Does an anomaly that is over still raise the score?",
@@ -174,158 +173,18 @@ def discrepancy_trend(scored: Scored) -> Figure:
     rows = [
         {"error": name, "kind": kind, "step": step, "value": value}
         for name, values in errors.items()
-        for kind in _kinds(scored)
+        for kind in kinds_of(scored)
         for step, value in enumerate(np.square(values[scored.kind == kind]).mean((0, 2)))
     ]
     panels = [
         alt.Chart(table([row for row in rows if row["error"] == name], name)).mark_line(strokeWidth=2).encode(
-            x=alt.X("step:Q", title="step of the window"), y=alt.Y("value:Q", title="mean squared error"), color=_kind_colour(scored)
+            x=alt.X("step:Q", title="step of the window"), y=alt.Y("value:Q", title="mean squared error"), color=kind_colour(scored)
         ).properties(width=360, height=230, title=alt.Title(name, fontSize=13))
         for name in errors
     ]  # fmt: skip
     return figure(
         GROUP, "discrepancy_trend", alt.hconcat(*panels), "Where in a window the errors rise",
         f"Mean over all windows of a kind, all variables; the last {scored.last} steps are judged",
-    )  # fmt: skip
-
-
-def loss_by_anomaly_type(scored: Scored) -> Figure:
-    """Both errors of the anomalies, by cause, beside normal ones."""
-    import altair as alt
-
-    panels = []
-    for name, part in (("reconstruction", TEACHER), ("discrepancy", STUDENT)):
-        values = scored.part(name)
-        groups = {cause: values[scored.anomalous & (scored.cause == cause)] for cause in scored.causes} | {
-            "normal": values[~scored.anomalous]
-        }
-        rows = [{"cause": _words(cause), "windows": len(chosen), **_quartiles(chosen)} for cause, chosen in groups.items()]
-        order = [row["cause"] for row in sorted(rows, key=lambda row: -row["middle"])]
-        base = alt.Chart(table(rows, name)).encode(
-            y=alt.Y("cause:N", title=None, sort=order).axis(labelLimit=180, grid=True),
-            color=alt.condition("datum.cause == 'normal'", alt.value(NORMAL), alt.value(part)),
-        )
-        bars = base.mark_rule(strokeWidth=8, opacity=0.35).encode(
-            x=alt.X("low:Q", title=f"{name} error (log)").scale(type="log"), x2="high:Q"
-        )
-        panels.append(
-            (bars + base.mark_point(filled=True, size=80, opacity=1).encode(x="middle:Q")).properties(width=340, height=24 * len(rows))
-        )
-    return figure(
-        GROUP, "loss_by_anomaly_type", beside(*panels), "How each kind of anomaly shows in the two errors",
-        "Mark: the median window; bar: the middle half; blue: normal windows",
-    )  # fmt: skip
-
-
-def performance_by_anomaly_type(scored: Scored) -> Figure:
-    """Recall at the threshold and AUC against normal windows, by cause."""
-    import altair as alt
-
-    rows = by_cause(scored)
-    order = [row["cause"] for row in rows]
-    base = alt.Chart(table(rows, "causes")).encode(y=alt.Y("cause:N", title=None, sort=order).axis(labelLimit=180))
-    found = base.mark_bar(color=NORMAL, opacity=0.75).encode(
-        x=alt.X("recall:Q", title="found at the threshold").axis(format="%", tickCount=5).scale(domain=[0, 1])
-    )
-    counts = base.mark_text(align="left", dx=4, fontSize=11).encode(x="recall:Q", text="said:N")
-    left = (found + counts).properties(width=360, height=26 * len(rows))
-    dots = base.mark_point(filled=True, size=90, color=ANOMALY, opacity=1).encode(
-        x=alt.X("auc:Q", title="AUC against all normal windows").scale(zero=False),
-        y=alt.Y("cause:N", title=None, sort=order).axis(labels=False, grid=True),
-    )
-    chance = alt.Chart(table([{"chance": 0.5}], "chance")).mark_rule(strokeDash=[2, 4], color=QUIET).encode(x="chance:Q")
-    right = (chance + dots).properties(width=260, height=26 * len(rows))
-    worst = rows[-1]
-    return figure(
-        GROUP, "performance_by_anomaly_type", beside(left, right), f"Hardest to find: {worst['cause']}",
-        f"Share of windows of each kind with an alarm ({scored.policy}), and how well the score ranks them; dotted: chance",
-    )  # fmt: skip
-
-
-def loss_scatter_by_anomaly_type(scored: Scored) -> Figure:
-    """The two errors, a panel for each cause."""
-    panels = []
-    rest = _thinned(scored, 250)
-    rest = rest[~scored.anomalous[rest]]
-    for cause in scored.causes:
-        places = np.concatenate([rest, np.flatnonzero(scored.anomalous & (scored.cause == cause))])
-        panels.append(_scatter(scored, places, 210, 150, _words(cause)))
-    return figure(
-        GROUP, "loss_scatter_by_anomaly_type", wrapped(panels, 4), "Which error gives which kind of anomaly away",
-        "Each mark is a window: anomalies of one kind before a sample of normal windows; filled: an alarm",
-    )  # fmt: skip
-
-
-def sample_type_analysis(scored: Scored) -> Figure:
-    """Alarms and median errors of each kind of window."""
-    import altair as alt
-
-    kinds = _kinds(scored)
-    alarms = [
-        {"kind": kind, "alarms": scored.flagged[scored.kind == kind].mean(), "windows": int((scored.kind == kind).sum())} for kind in kinds
-    ]
-    base = alt.Chart(table(alarms, "alarms")).encode(y=alt.Y("kind:N", title=None, sort=kinds))
-    bars = base.mark_bar().encode(
-        x=alt.X("alarms:Q", title="windows with an alarm").axis(format="%", tickCount=5).scale(domain=[0, 1.12], nice=False),
-        color=_kind_colour(scored, None),
-    )
-    words = (
-        base.transform_calculate(said="format(datum.alarms, '.1%') + ' of ' + format(datum.windows, ',')")
-        .mark_text(align="left", dx=4)
-        .encode(x="alarms:Q", text="said:N")
-    )
-    rows = [
-        {
-            "kind": kind,
-            "part": name,
-            "times": np.median(scored.part(name)[scored.kind == kind]) / max(np.median(scored.part(name)[scored.kind == kinds[0]]), 1e-12),
-        }
-        for kind in kinds
-        for name in ("reconstruction", "discrepancy")
-    ]
-    parts = alt.Scale(domain=["reconstruction", "discrepancy"], range=[TEACHER, STUDENT])
-    times = alt.Chart(table(rows, "errors")).mark_bar().encode(
-        x=alt.X("times:Q", title=f"median error, times that of {kinds[0]} windows"), y=alt.Y("kind:N", title=None, sort=kinds), yOffset="part:N",
-        color=alt.Color("part:N", title=None, scale=parts),
-    )  # fmt: skip
-    return figure(
-        GROUP, "sample_type_analysis", beside((bars + words).properties(width=360, height=150), times.properties(width=360, height=150)),
-        "What each kind of window does to the model", f"Alarms at the threshold ({scored.policy}), and how far both errors rise",
-    )  # fmt: skip
-
-
-def feature_contribution(scored: Scored) -> Figure:
-    """Whose error it is, by cause; where an anomaly is said to move a variable, the square is framed."""
-    import altair as alt
-
-    error = np.square(scored.teacher - scored.window)[:, -scored.last :].mean(1)
-    share = error / np.maximum(error.sum(1, keepdims=True), 1e-12)
-    groups = {"normal": ~scored.anomalous} | {cause: scored.anomalous & (scored.cause == cause) for cause in scored.causes}
-    rows = [
-        {"cause": _words(cause), "variable": name, "share": share[chosen, place].mean(), "moved": scored.moved[chosen, place].mean()}
-        for cause, chosen in groups.items()
-        for place, name in enumerate(scored.variables)
-    ]
-    base = alt.Chart(table(rows, "shares")).encode(
-        x=alt.X("variable:N", title=None, sort=list(scored.variables)).axis(orient="top", labelAngle=-30, domain=False, ticks=False),
-        y=alt.Y("cause:N", title=None, sort=[_words(cause) for cause in groups]).axis(labelLimit=180, domain=False, ticks=False),
-    )
-    color = (
-        alt.Color("share:Q", title="share of the teacher's error")
-        .scale(scheme="oranges", domainMin=0)
-        .legend(format=".0%", orient="bottom", gradientLength=220)
-    )
-    frame = base.transform_filter("datum.moved > 0.5").mark_rect(filled=False, stroke=INK, strokeWidth=2)
-    ink = alt.condition("datum.share > 0.4", alt.value("#ffffff"), alt.value(INK))
-    numbers = base.mark_text(fontSize=11).encode(text=alt.Text("share:Q", format=".0%"), color=ink)
-    hits = share[scored.anomalous].argmax(1)
-    hit = scored.moved[scored.anomalous][np.arange(len(hits)), hits].mean() if len(hits) else 0.0
-    chart = (base.mark_rect(stroke="#ffffff").encode(color=color) + frame + numbers).properties(
-        width=64 * len(scored.variables), height=28 * len(groups)
-    )
-    return figure(
-        GROUP, "feature_contribution", chart, f"The variable with the largest error is a moved one in {hit:.0%} of anomalies",
-        "Mean share of the error in the last steps; framed: variables that this kind of anomaly moves more often than not",
     )  # fmt: skip
 
 
@@ -386,7 +245,7 @@ def summary(scored: Scored) -> Figure:
             x=alt.X("recall:Q", title="found").axis(format="%", tickCount=5).scale(domain=[0, 1]),
         )
     )
-    under = beside(_histogram(scored, _kinds(scored), 420, 260), bars.properties(width=300, height=260))
+    under = beside(_histogram(scored, kinds_of(scored), 420, 260), bars.properties(width=300, height=260))
     return figure(
         GROUP,
         "summary",
@@ -411,7 +270,7 @@ def by_cause(scored: Scored) -> list[dict[str, Any]]:
         used = chosen | ~scored.anomalous
         found = int(scored.flagged[chosen].sum())
         rows.append({
-            "cause": _words(cause), "windows": int(chosen.sum()), "found": found, "recall": found / chosen.sum(), "said": f"{found} of {chosen.sum()}",
+            "cause": words(cause), "windows": int(chosen.sum()), "found": found, "recall": found / chosen.sum(), "said": f"{found} of {chosen.sum()}",
             "auc": auroc(scored.score[used], chosen[used]),
         })  # fmt: skip
     return sorted(rows, key=lambda row: (-row["recall"], -row["auc"]))
@@ -485,7 +344,7 @@ def _bins(values: Array) -> tuple[Any, Array]:
     return alt.Scale(zero=False), np.linspace(low, max(high, low + 1e-9), BINS + 1)
 
 
-def _scatter(scored: Scored, places: NDArray[np.intp], width: int, height: int, name: str = "windows") -> Any:
+def scatter(scored: Scored, places: NDArray[np.intp], width: int, height: int, name: str = "windows") -> Any:
     import altair as alt
 
     rows = [
@@ -513,11 +372,11 @@ def _scatter(scored: Scored, places: NDArray[np.intp], width: int, height: int, 
     )
     open_marks = base.transform_filter("!datum.alarm").mark_point(filled=False, size=30, opacity=0.5, strokeWidth=1)
     filled = base.transform_filter("datum.alarm").mark_point(filled=True, size=42, opacity=0.75)
-    words = {} if name == "windows" else {"title": alt.Title(name, fontSize=13)}
-    return (open_marks + filled).properties(width=width, height=height, **words)
+    heading = {} if name == "windows" else {"title": alt.Title(name, fontSize=13)}
+    return (open_marks + filled).properties(width=width, height=height, **heading)
 
 
-def _thinned(scored: Scored, most: int = DOTS) -> NDArray[np.intp]:
+def thinned(scored: Scored, most: int = DOTS) -> NDArray[np.intp]:
     """An even sample of each kind, normal first so that anomalies lie on top."""
     parts = [np.flatnonzero(scored.kind == kind) for kind in KINDS]
     return np.concatenate([part[:: max(1, -(-len(part) // most))] for part in parts])
@@ -534,19 +393,19 @@ def _auc(values: Array, high: NDArray[np.bool_], low: NDArray[np.bool_]) -> dict
     return {"auc": value, "low": max(value - half, 0), "high": min(value + half, 1), "verdict": verdict}
 
 
-def _quartiles(values: Array) -> dict[str, float]:
+def quartiles(values: Array) -> dict[str, float]:
     low, middle, high = np.quantile(np.maximum(values, 1e-9), [0.25, 0.5, 0.75])
     return {"low": low, "middle": middle, "high": high}
 
 
-def _kinds(scored: Scored) -> list[str]:
+def kinds_of(scored: Scored) -> list[str]:
     return [kind for kind in KINDS if (scored.kind == kind).any()]
 
 
-def _kind_colour(scored: Scored, legend: Any = True) -> Any:
+def kind_colour(scored: Scored, legend: Any = True) -> Any:
     import altair as alt
 
-    kinds = _kinds(scored)
+    kinds = kinds_of(scored)
     color = alt.Color("kind:N", title=None).scale(domain=kinds, range=[KINDS[kind] for kind in kinds])
     return color if legend else color.legend(None)
 
@@ -555,5 +414,5 @@ def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.1%}"
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
     return name.replace("_", " ")

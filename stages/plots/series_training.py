@@ -69,7 +69,7 @@ def score_evolution(progress: Progress) -> Figure:
             for at, epoch in enumerate(progress.epoch)
         ]
     base = alt.Chart(table(rows, "scores")).encode(x=_epochs(progress), color=_colour(progress))
-    bands = base.mark_area(opacity=0.22).encode(y=alt.Y("low:Q", title="score, in thresholds").scale(zero=False), y2="high:Q")
+    bands = base.mark_area(opacity=0.22).encode(y=_levels("low", [row["low"] for row in rows]), y2="high:Q")
     lines = base.mark_line(strokeWidth=2.5, point=alt.OverlayMarkDef(size=30)).encode(y="middle:Q")
     return figure(
         GROUP, "score_evolution", (bands + lines + _limit()).properties(width=640, height=300), "How the kinds part as training goes on",
@@ -222,12 +222,18 @@ def _trajectories(progress: Progress, places: Sequence[int]) -> Any:
         for place in places
         for at, epoch in enumerate(progress.epoch)
     ]
-    positive = min(row["level"] for row in rows) > 0
-    y = alt.Y("level:Q", title=f"score, in thresholds{' (log)' if positive else ''}").scale(
-        **({"type": "log"} if positive else {"zero": False})
-    )
+    y = _levels("level", [row["level"] for row in rows])
     lines = alt.Chart(table(rows, "windows")).mark_line(strokeWidth=1.1, opacity=0.7)
     return lines.encode(x=_epochs(progress), y=y, detail="window:N", color=_colour(progress)) + _limit()
+
+
+def _levels(column: str, values: Sequence[float]) -> Any:
+    """Scores in thresholds: logarithmic where all are above 0."""
+    import altair as alt
+
+    positive = min(values) > 0
+    scale = alt.Scale(type="log", nice=False) if positive else alt.Scale(zero=False)
+    return alt.Y(f"{column}:Q", title=f"score, in thresholds{' (log)' if positive else ''}", scale=scale)
 
 
 def _limit() -> Any:
