@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,14 +77,15 @@ def figure(group: str, name: str, chart: Any, title: str, subtitle: str | Sequen
     import altair as alt
 
     words = alt.TitleParams(title, subtitle=subtitle or alt.Undefined, anchor="start", frame="bounds", offset=14)
-    return Figure(group, name, chart.properties(title=words, padding=14).to_dict(validate=False))
+    return Figure(group, name, _unpacked(chart.properties(title=words, padding=14).to_dict(validate=False)))
 
 
 def table(rows: Iterable[Mapping[str, Any]], name: str) -> Any:
     """Rows to draw; each table of a figure has a name of its own. Numbers are cut to five digits, what is not finite is left empty."""
     import altair as alt
 
-    return alt.Data(values=[{key: _plain(value) for key, value in row.items()} for row in rows], name=name)
+    plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
+    return alt.Data(values=json.dumps(plain), name=name)  # as text: altair would go through every value of a list, twice
 
 
 def wrapped(panels: Sequence[Any], columns: int) -> Any:
@@ -93,13 +95,28 @@ def wrapped(panels: Sequence[Any], columns: int) -> Any:
     return alt.vconcat(*(alt.hconcat(*panels[start : start + columns]) for start in range(0, len(panels), columns)))
 
 
+def beside(*charts: Any) -> Any:
+    """Charts of different things in one row, each with colours and a legend of its own."""
+    import altair as alt
+
+    return alt.hconcat(*charts).resolve_scale(color="independent", shape="independent", size="independent", strokeDash="independent")
+
+
+def beneath(*charts: Any) -> Any:
+    """Charts of different things in one column, each with colours and a legend of its own."""
+    import altair as alt
+
+    return alt.vconcat(*charts).resolve_scale(color="independent", shape="independent", size="independent", strokeDash="independent")
+
+
 def look() -> dict[str, Any]:
     """The report page's, on white paper."""
     text = {"labelColor": SOFT, "titleColor": SOFT, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500}
     return {
         "background": "#ffffff", "font": FONT, "view": {"stroke": None}, "text": {"color": INK}, "range": {"category": [QUIET]},
         "title": {"color": INK, "anchor": "start", "fontSize": 17, "subtitleColor": SOFT, "subtitleFontSize": 13, "subtitlePadding": 6, "offset": 10},
-        "axis": {**text, "gridColor": LINE, "domainColor": LINE, "tickColor": LINE}, "legend": {**text, "orient": "top", "symbolOpacity": 1},
+        "axis": {**text, "gridColor": LINE, "domainColor": LINE, "tickColor": LINE}, "axisQuantitative": {"labelOverlap": "greedy"},
+        "legend": {**text, "orient": "top", "symbolOpacity": 1},
         "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": SOFT}, "concat": {"spacing": 26},
     }  # fmt: skip
 
@@ -115,6 +132,17 @@ def _tables(part: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     elif isinstance(part, list):
         for inner in part:
             yield from _tables(inner)
+
+
+def _unpacked(part: Any) -> Any:
+    """The specification with the rows of `table` as rows again."""
+    if isinstance(part, list):
+        return [_unpacked(inner) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    if isinstance(part.get("values"), str):
+        return {**part, "values": json.loads(part["values"])}
+    return {key: _unpacked(inner) for key, inner in part.items()}
 
 
 def _plain(value: Any) -> Any:
