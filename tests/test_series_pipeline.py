@@ -152,4 +152,4 @@ def test_a_name_of_two_data_sets_and_a_missing_section_are_refused_in_words(fini
     start = text.index("series:\n")
     twice.write_text(text[:start] + text[text.index("protocol:\n  seeds:", text.index("bootstrap_resamples", start)) :])
     with pytest.raises(params.ParamsError, match="has no section series"):
-        params.load(twice).signals
+        assert params.load(twice).signals
