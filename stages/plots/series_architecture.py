@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.plots.series_figure import INK, SOFT, Figure, figure, table, wrapped
+from stages.plots.series_figure import INK, SOFT, Figure, beside, figure, table, wrapped
 from stages.plots.series_palette import ANOMALY, DISTURBING, HEAT, NORMAL, QUIET, STUDENT, TEACHER
 
 GROUP = "architecture"
@@ -102,7 +102,7 @@ def self_distillation_concept(architecture: Architecture) -> Figure:
         color=color, strokeDash=dash,
     )  # fmt: skip
     return figure(
-        GROUP, "self_distillation_concept", alt.hconcat(diagram, lines.properties(width=430, height=210)),
+        GROUP, "self_distillation_concept", beside(diagram, lines.properties(width=430, height=210)),
         "The student imitates the teacher where things are normal",
         "Gradients of the discrepancy never reach the teacher; with fewer layers, the student cannot follow it to what it has not seen",
     )  # fmt: skip

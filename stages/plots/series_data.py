@@ -71,7 +71,7 @@ def sample_types(signals: Signals) -> Figure:
             )
         )
     return figure(
-        GROUP, "sample_types", alt.hconcat(*panels), "A sample is anomalous only if its last steps are",
+        GROUP, "sample_types", wrapped(panels, len(panels)), "A sample is anomalous only if its last steps are",
         f"{signals.window} steps, each variable between its own extremes; grey: the last {signals.last} steps, which are judged; red: anomalous",
     )  # fmt: skip
 
@@ -177,7 +177,7 @@ def feature_correlations(signals: Signals) -> Figure:
     return figure(
         GROUP,
         "feature_correlations",
-        alt.hconcat(*panels),
+        wrapped(panels, len(panels)),
         "How the sensors hang together, and how anomalies change it",
         "Pearson's correlation of each pair",
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stages.metrics.confusion import Confusion
 from stages.metrics.ranking import auroc, average_precision
 from stages.plots.series_charts import curve_points
-from stages.plots.series_figure import INK, Figure, beneath, beside, figure, table
+from stages.plots.series_figure import INK, Figure, beneath, beside, figure, table, wrapped
 from stages.plots.series_palette import ANOMALY, KINDS, NORMAL, PARTS, QUIET, TEACHER
 
 GROUP = "best_model"
@@ -183,7 +183,7 @@ def discrepancy_trend(scored: Scored) -> Figure:
         for name in errors
     ]  # fmt: skip
     return figure(
-        GROUP, "discrepancy_trend", alt.hconcat(*panels), "Where in a window the errors rise",
+        GROUP, "discrepancy_trend", wrapped(panels, len(panels)), "Where in a window the errors rise",
         f"Mean over all windows of a kind, all variables; the last {scored.last} steps are judged",
     )  # fmt: skip
 
