@@ -151,8 +151,8 @@ def _column(scene: Scene, variable: int, change: Array) -> Array:
 def _elsewhere(scene: Scene) -> tuple[int, float]:
     """A variable and the way to a level half of its ranks away, inside the range that holds 98 % of its values.
 
-    Drawn among the variables that have at least one standard deviation to go, else the one that has most: where a variable already spans its
-    range within the region, no level of it is wrong.
+    Drawn among the variables that go at least two of the standard deviations that they have within the region, else the one that goes farthest:
+    where a variable already spans its range there, no level of it is wrong.
     """
     sample, now = scene.values[:: max(1, len(scene.values) // 4000)], scene.values[scene.start : scene.stop]
     centre = np.median(now, 0)
@@ -160,8 +160,8 @@ def _elsewhere(scene: Scene) -> tuple[int, float]:
     level = np.array([np.quantile(column, rank) for column, rank in zip(sample.T, ranks)])
     (low, high), (lowest, highest) = (np.quantile(part, shares, axis=0) for part, shares in ((sample, (0.01, 0.99)), (now, (0.05, 0.95))))
     offset = np.clip(level - centre, np.minimum(low - lowest, 0), np.maximum(high - highest, 0))
-    far = np.abs(offset) / np.maximum(sample.std(0), 1e-12)
-    candidates = np.flatnonzero(far >= min(1, far.max()))
+    far = np.abs(offset) / np.maximum(now.std(0), 1e-12)
+    candidates = np.flatnonzero(far >= min(2, far.max()))
     variable = int(scene.draw.choice(candidates))
     return variable, float(offset[variable])
 

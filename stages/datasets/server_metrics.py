@@ -46,7 +46,7 @@ def read(
     kinds: tuple[str, ...] = tuple(KINDS),
     complexity: tuple[str, ...] = COMPLEXITY,
 ) -> Iterator[Recording]:
-    """Each category of GAINS in turn; category and number give a recording its own seed.
+    """Each category of GAINS in turn: the same anomalies in the same places, only their strength differs.
 
     source: the code of the anomalies; it is only named so that a change there makes the data anew. Raises DataError where there would be
     nothing to split, or for an unknown kind.
@@ -60,7 +60,7 @@ def read(
             made = generate(
                 steps,
                 gain=gain,
-                seed=derive(seed, "server", category, number),
+                seed=derive(seed, "server", number),
                 interval_scale=interval_scale,
                 kinds=kinds,
                 complexity=complexity,

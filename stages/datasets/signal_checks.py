@@ -52,16 +52,22 @@ def _refuse_shapes(recording: Recording, where: str) -> None:
 
 
 def _rows(recording: Recording, rows: np.ndarray) -> Recording:
-    """The recording with these rows only, in this order."""
+    """The recording with these rows only, in this order; one that is all for training stays so."""
     label, time = (None if part is None else part[rows] for part in (recording.label, recording.time_s))
-    return recording._replace(values=recording.values[rows], label=label, time_s=time)
+    train_steps = len(rows) if recording.train_steps == len(recording.values) else recording.train_steps
+    return recording._replace(values=recording.values[rows], label=label, time_s=time, train_steps=train_steps)
+
+
+def _counted(recording: Recording) -> bool:
+    """Whether something is known of certain rows by their number."""
+    return bool(recording.regions) or recording.train_steps not in (None, 0, len(recording.values))
 
 
 def _in_order(recording: Recording, where: str, problems: list[Problem]) -> Recording:
     time = recording.time_s
     if time is None or (backward := int((np.diff(time) < 0).sum())) == 0:
         return recording
-    if recording.regions or recording.train_steps is not None:
+    if _counted(recording):
         raise DataError(
             f"E314 {where}: time goes back {backward} times, and what is known of its steps counts rows. Sort the file by time first"
         )
@@ -86,7 +92,7 @@ def _without_copies(recording: Recording, where: str, problems: list[Problem]) -
         raise DataError(f"E313 {where}: {what}. Give one row a time: a column for each sensor, a file for each machine")
     what = f"{int(again.sum())} times occur twice; {int(same.sum())} copies are left out, {differing} rows with other values stay in the order of the file"
     problems.append(Problem("E313", "warning", where, what, "Give every row its own time"))
-    if recording.regions or recording.train_steps is not None:
+    if _counted(recording):
         return recording  # what is known of its steps counts rows
     return _rows(recording, np.flatnonzero(~same))
 

@@ -134,7 +134,7 @@ def seconds(path: Path, column: pyarrow.ChunkedArray, time_format: str | None = 
         return whole.to_numpy() / ticks
     if pa.types.is_boolean(column.type):
         raise DataError(f"E314 {path}: the column of time holds yes and no. Name another as `time`, or set it to '' for none")
-    moments = column.cast(pa.float64()).to_numpy()
+    moments = column.cast(pa.float64(), safe=False).to_numpy()
     largest = np.abs(moments).max()
     return moments / next((scale for least, scale in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)) if largest > least), 1)
 
@@ -262,7 +262,7 @@ def _number(column: pyarrow.ChunkedArray, decimal: str) -> tuple[NDArray[np.floa
         numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
         if not (numeric or pa.types.is_null(column.type)):
             return np.full(len(column), np.nan, np.float32), str(column.type)
-        return column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float32), None
+        return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float32), None
     text = pc.utf8_trim_whitespace(column)
     if decimal == ",":
         text = pc.replace_substring(text, ",", ".")

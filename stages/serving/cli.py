@@ -7,17 +7,21 @@ command that needs them, so that `assay --help` is quick.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stages import errors, params
 from stages.serving import search
 from stages.serving.terminal import as_text, show
+
+if TYPE_CHECKING:
+    from stages.serving.series_model import SeriesModel
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
 data = typer.Typer(no_args_is_help=True, help="Look at data before it is used.")
@@ -174,7 +178,7 @@ def report(as_json: Json = False) -> None:
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with images.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with images; with --follow, one CSV file.")],
     dataset: Annotated[str | None, typer.Option(help="The data set that the model learnt from, where there are several.")] = None,
     category: Annotated[str | None, typer.Option(help="Its category, where there are several.")] = None,
     model: Annotated[str | None, typer.Option(help="The model; the one that the report recommends by default.")] = None,
@@ -183,9 +187,21 @@ def predict(
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Another promise from the same held-out good parts: the share that may raise an alarm, e.g. 0.02.")
     ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Judge the rows of a CSV file as they arrive, until Ctrl-C.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="As --follow, but stop at the end of the file.")] = False,
+    state: Annotated[
+        Path | None, typer.Option(help="Where --follow keeps its place, to go on from; FILE.follow.safetensors by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge new images: raw score, percentile among good parts, verdict, margin, and a picture of each."""
+    """Judge new images: raw score, percentile among good parts, verdict, margin, and a picture of each. With --follow: the rows of a signal."""
+    if follow or once:
+        if len(images) != 1 or false_alarm_rate is not None:
+            raise params.ParamsError("--follow takes one CSV file, and --threshold where the stored one should not be used")
+        from stages.serving import series_model
+
+        _follow(images[0], series_model.choose(Path(), dataset, category, model), threshold, once, state, as_json)
+        return
     from stages.serving import predict as serve
     from stages.serving.reference import choose, threshold_of
 
@@ -478,6 +494,18 @@ def _sides(canvas: str | None) -> tuple[int, int] | None:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise errors.UserError(f"--canvas is a size in pixels, 2048 or HEIGHTxWIDTH as in 2000x8000; got {canvas!r}")
     return int(sides[0]), int(sides[-1])
+
+
+def _follow(path: Path, chosen: SeriesModel, threshold: float | None, once: bool, state: Path | None, as_json: bool) -> None:
+    """One line for each row as it is judged; with as_json, one JSON object. What happens to the file is said on stderr."""
+    from stages.serving import follow as serve
+
+    limit = chosen.threshold if threshold is None else threshold
+    if not as_json:
+        typer.echo(serve.head(chosen, limit))
+    with serve.until_interrupted() as stop:
+        for verdict in serve.open_follower(path, chosen, limit, state).follow(stop, once=once, say=lambda text: typer.echo(text, err=True)):
+            typer.echo(json.dumps(verdict._asdict(), ensure_ascii=False) if as_json else serve.render(verdict))
 
 
 def _backbones(folder: Path | None) -> Path:

@@ -6,6 +6,7 @@ import torch
 from stages.datasets.recordings import Segment
 from stages.timeseries import build, known
 from stages.timeseries.detector import SeriesDetector
+from stages.timeseries.stream import Stream
 from stages.training import Run
 from stages.types import NotFitted, Refusal
 from tests.timeseries.series import segment, values
@@ -160,3 +161,12 @@ def test_what_the_variables_add_is_not_negative_and_points_at_the_one_that_moved
         pytest.skip("cannot say what a variable adds")
     assert added.shape == (300, 3) and added.isfinite().all() and (added >= 0).all()
     assert added[150:152].mean(dim=0).argmax() == 1  # later, a forecast of the others is led astray as well
+
+
+def test_a_stream_scores_as_the_stored_series_does(name, fitted):
+    rows = torch.from_numpy(TEST[:200].copy())
+    rows[40:50, 0] = torch.nan
+    stream = Stream(fitted, every=20)
+    found = [one for row in rows for one in stream.push(row)] + stream.flush()
+    assert [one.step for one in found] == list(range(200))
+    torch.testing.assert_close(torch.tensor([one.score for one in found]), fitted.score(rows), **EXACT)
