@@ -52,7 +52,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     import numpy as np
 
     from stages.metrics.series_judgement import SeriesRule, judge_series
-    from stages.metrics.series_result import predictions_of
+    from stages.metrics.series_result import counts_at, predictions_of
 
     signals, run = params.signals, params.signals.runs[name]
     seeds, protocol = signals.seeds(run), signals.protocol
@@ -66,9 +66,10 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     rule = SeriesRule(
         protocol.vus_buffer, protocol.disturbed_steps, tuple(protocol.false_alarm_quantiles), protocol.bootstrap_resamples
     )
+    laid, label = [np.concatenate(scores) for scores in tested], np.concatenate([segment.label for segment in test])
     judgement = judge_series(
-        np.stack([np.concatenate(scores) for scores in tested]),
-        np.concatenate([segment.label for segment in test]),
+        np.stack(laid),
+        label,
         [np.concatenate(scores) if scores else np.empty(0) for scores in held_out],
         rule,
         [segment.steps for segment in test],
@@ -80,7 +81,8 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         for split, segments, scores in splits
         for position, seed in enumerate(seeds)
     ]
-    return {"judged": judgement, "predictions": predictions, "attribution": _attribution(params, places[0], test)}
+    counts, attribution = counts_at(judgement, laid, label), _attribution(params, places[0], test)
+    return {"judged": judgement, "counts": counts, "predictions": predictions, "attribution": attribution}
 
 
 def _score(params: Params, place: Path, segments: Sequence[Segment]) -> list[np.ndarray]:
@@ -116,7 +118,7 @@ def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> d
     refused = {category: value["refused"] for category, value in judged.items() if "refused" in value}
     done = {category: value["judged"] for category, value in judged.items() if category not in refused}
     about = {"dataset": run.dataset, "model": row, "label": entry.label, "regime": entry.regime, "seeds": params.signals.seeds(run)}
-    result = series_result(about, done, refused)
+    result = series_result(about, done, {category: judged[category]["counts"] for category in done}, refused)
     predictions = [rows for category in done for rows in judged[category]["predictions"]]
     folder = result_folder(run.dataset, run.model, row)
     write_series_tables(folder, result, done, predictions)

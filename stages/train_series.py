@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stages import engine, errors, io
 from stages.datasets.recordings import Segment
-from stages.datasets.segments import categories_of, fingerprint, normal_parts, open_segments
+from stages.datasets.segments import categories_of, fingerprint, normal_parts, open_segments, variables_of
 from stages.params import Params, fields_of, load
 from stages.timeseries import artefact
 
@@ -55,6 +55,7 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
         "options": options,
         "regime": entry.regime,
         "seed": seed,
+        "variables": variables_of(run.dataset, category),
         "data": fingerprint(run.dataset, category),
     }
     code = [io.file_hash(path) for path in sorted({*Path(run.code).rglob("*.py"), Path(run.code)}) if path.is_file()]

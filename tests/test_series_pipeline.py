@@ -87,6 +87,18 @@ def test_the_mean_is_that_of_the_categories_and_every_metric_has_a_value_or_a_re
     assert pca["mean"]["vus_pr"]["buffer"] == 20
 
 
+def test_pooled_rates_count_the_steps_of_all_categories_together(finished):
+    """By hand, from predictions and thresholds, for the first of the seeds; PCA needs none, so both are the same."""
+    folder, total = finished / "metrics/pump/classical/pca", np.zeros(4)
+    thresholds = json.loads((folder / "thresholds.json").read_text())
+    for category, seen in series_result.read_predictions(folder, "test", 0).items():
+        alarm, truth = seen["score"] > thresholds[category]["0.01"][0]["value"], seen["label"] == 1
+        total += [(alarm & truth).sum(), (~alarm & truth).sum(), (~alarm & ~truth).sum(), (alarm & ~truth).sum()]
+    tp, fn, tn, fp = total
+    expected = {"f1": 2 * tp / (2 * tp + fp + fn), "false_alarm_rate": fp / (fp + tn), "missing_alarm_rate": fn / (fn + tp)}
+    assert result(finished, "classical", "pca")["pooled"] == pytest.approx(expected)
+
+
 def test_predictions_are_the_steps_of_the_test_split_as_each_seed_sees_them(finished, monkeypatch):
     monkeypatch.chdir(finished)
     folder = finished / "metrics/pump/classical/random"
@@ -140,4 +152,4 @@ def test_a_name_of_two_data_sets_and_a_missing_section_are_refused_in_words(fini
     start = text.index("series:\n")
     twice.write_text(text[:start] + text[text.index("protocol:\n  seeds:", text.index("bootstrap_resamples", start)) :])
     with pytest.raises(params.ParamsError, match="has no section series"):
-        params.load(twice).signals
+        assert params.load(twice).signals

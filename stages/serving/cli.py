@@ -201,7 +201,7 @@ def predict(
             raise params.ParamsError("--follow takes one CSV file, and --threshold where the stored one should not be used")
         from stages.serving import series_model
 
-        _follow(images[0], series_model.choose(Path(), dataset, category, model), threshold, once, state, as_json)
+        _follow(images[0], series_model.choose(params.load(), Path(), dataset, category, model), threshold, once, state, as_json)
         return
     from stages.serving import predict as serve
     from stages.serving.reference import choose, threshold_of

@@ -124,8 +124,9 @@ def _detail(params: Params, dataset: str, best: Row, judged: Sequence[Row], resu
 
 
 def _curves(category: str, seen: Mapping[str, Mapping[str, np.ndarray]], share: float) -> dict[str, Any]:
-    points = [{"model": model, **point} for model, one in seen.items() for point in series_charts.curve_points(one["score"], one["label"])]
     named = list(seen)[:COLOURED]
+    shown = {model: one for model, one in seen.items() if model in (*named, *CONTROLS)}
+    points = [{"model": model, **point} for model, one in shown.items() for point in series_charts.curve_points(one["score"], one["label"])]
     return {f"{curve}:{category}": series_charts.curves(points, named, curve, share) for curve in ("PR", "ROC")} if points else {}
 
 

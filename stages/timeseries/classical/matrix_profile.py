@@ -26,7 +26,7 @@ QUERIES, ROWS = 512, 1024  # of one block of products: 2 MB, which stays in the 
 class MatrixProfile(SeriesDetector):
     """Shape distance of windows to the nearest training window."""
 
-    def __init__(self, *, window: int = 50, across: Literal["mean", "max"] = "mean", reference: int = 5_000) -> None:
+    def __init__(self, *, window: int = 50, across: Literal["mean", "max"] = "mean", reference: int = 3_000) -> None:
         if window < 2 or reference < 1:
             raise ValueError(f"expected window >= 2 and reference >= 1, got {window} and {reference}")
         super().__init__()

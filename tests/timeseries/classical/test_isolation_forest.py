@@ -33,3 +33,12 @@ def test_the_expected_path_is_that_of_a_failed_search_in_a_binary_tree():
 def test_one_training_step_is_a_refusal():
     with pytest.raises(Refusal, match="at least 2 training steps"):
         build("classical.isolation_forest", {}, at=()).fit([segment(values(1))], [], Run(seed=0, quiet=True))
+
+
+def test_a_value_at_the_limit_of_a_cut_goes_left():
+    """One tree of one cut: left of it 1 step of 3, right of it 2."""
+    detector = build("classical.isolation_forest", {}, at=()).fit([segment(values(10, variables=1))], [], Run(seed=0, quiet=True))
+    detector.variable, detector.limit = torch.zeros(1, 3, dtype=torch.int64), torch.full((1, 3), 0.5, dtype=torch.float64)
+    detector.child, detector.depth = torch.tensor([[[1, 2], [1, 1], [2, 2]]]), torch.tensor([1])
+    detector.path, detector.typical = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([1.0])
+    assert detector.rate(torch.tensor([[0.4], [0.5], [0.6]])).tolist() == [0.5, 0.5, 0.25]
