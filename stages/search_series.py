@@ -8,10 +8,9 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from stages import errors
-from stages.params import Params, load
+from stages.params import Params, ParamsError, load
 from stages.timeseries.search import origin, outputs
 from stages.timeseries.search.plan import Plan, Stage
 from stages.timeseries.search.two_stage import Limits, search
@@ -34,10 +33,14 @@ def main() -> int:
 def asked(params: Params) -> tuple[Plan, Limits]:
     """What the section series.search says."""
     section = params.signals.search
+    if section is None:
+        raise ParamsError(
+            "params.yaml has no section series.search, which says what slice of the grid is searched; see docs/series_search.md"
+        )
     quick, full = (Stage(**stage.model_dump()) for stage in (section.quick, section.full))
-    plan = Plan(section.grid, section.regime, section.gain, section.seed, section.data_seed, quick=quick, full=full)
-    compute = params.compute
-    return plan, Limits(compute.processes, compute.threads, combinations=section.combinations, keep=(section.keep[0], section.keep[1]))
+    said = {name: getattr(section, name) for name in ("grid", "regime", "gain", "seed", "data_seed", "interval_scale")}
+    plan = Plan(**said, judged=tuple(section.judged), quick=quick, full=full)
+    return plan, Limits(params.compute.processes, params.compute.threads, combinations=section.combinations, keep=tuple(section.keep))
 
 
 def versions() -> dict[str, str]:

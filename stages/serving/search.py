@@ -40,7 +40,7 @@ def series(
     seed: Annotated[int, typer.Option(help="Of the training and of the order.")] = 0,
     data_seed: Annotated[int, typer.Option(help="Of the signals.")] = 100,
     batch_size: Annotated[int | None, typer.Option(help="Of training; the learning rate goes with its cube root.")] = None,
-    faithful: Annotated[bool, typer.Option("--faithful", help="Batches of 32, as the grid was first searched. Slower.")] = False,
+    faithful: Annotated[bool, typer.Option("--faithful", help="Batches of 32 and dropout .1, as the grid was first searched. Slower.")] = False,
     quick_steps: Annotated[int | None, typer.Option(help="Length of the signal of the quick stage; 200000 by default.")] = None,
     full_steps: Annotated[int | None, typer.Option(help="Length of the signal of the full stage; 440000 by default.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
@@ -60,14 +60,16 @@ def series(
 
     started, folder = time.monotonic(), resume or out or EXPERIMENTS / time.strftime("%Y%m%d_%H%M%S")
     if resume is None:
-        plan = _begin(folder, grid, regime, category, seed, data_seed, device, 32 if faithful else batch_size, quick_steps, full_steps)
+        plan = _begin(folder, grid, regime, category, seed, data_seed, device, batch_size, faithful, quick_steps, full_steps)
     else:
         plan = _go_on(folder, ctx)
 
     def say(text: str) -> None:
         typer.echo(text, err=as_json)
 
-    say(f"{folder}: grid {plan.grid}, regime {plan.regime}, {len(plan.points)} combinations. Stopped, `assay search series --resume {folder}` goes on")
+    say(
+        f"{folder}: grid {plan.grid}, regime {plan.regime}, {len(plan.points)} combinations. Stopped, `assay search series --resume {folder}` goes on"
+    )
     budget_s = None if budget_minutes is None else 60 * budget_minutes
     found = search(plan, folder, Limits(workers, 1, budget_s, max_combinations, quick_only, select, keep), say)
     config = outputs.write(found, folder, _about(found, workers, started))
@@ -80,23 +82,32 @@ def series(
 
 
 def _begin(
-    folder: Path, grid: str, regime: str, category: str, seed: int, data_seed: int, device: str, batch_size: int | None, quick: int | None, full: int | None
+    folder: Path,
+    grid: str,
+    regime: str,
+    category: str,
+    seed: int,
+    data_seed: int,
+    device: str,
+    batch_size: int | None,
+    faithful: bool,
+    quick_steps: int | None,
+    full_steps: int | None,
 ) -> Plan:
     """The plan of a new search, written down in its folder."""
     from stages.datasets.server_metrics import GAINS
     from stages.timeseries.detector import REGIMES
     from stages.timeseries.search import origin
     from stages.timeseries.search.grid import GRIDS
-    from stages.timeseries.search.plan import Plan
+    from stages.timeseries.search.plan import FAITHFUL, FULL, QUICK, Plan
 
     for option, value, known in (("--grid", grid, GRIDS), ("--regime", regime, REGIMES), ("--category", category, GAINS)):
         if value not in known:
             raise UserError(f"{option} must be one of {', '.join(known)}, got {value!r}")
-    stages = {}
-    for name, steps in (("quick", quick), ("full", full)):
-        default = Plan._field_defaults[name]
-        stages[name] = default._replace(steps=steps or default.steps, batch_size=batch_size or default.batch_size)
-    plan = Plan(grid, regime, GAINS[category], seed, data_seed, device=device, **stages)
+    changes = FAITHFUL if faithful else {"batch_size": batch_size or QUICK.batch_size}
+    quick = QUICK._replace(steps=quick_steps or QUICK.steps, **changes)
+    full = FULL._replace(steps=full_steps or FULL.steps, **changes)
+    plan = Plan(grid, regime, GAINS[category], seed, data_seed, device=device, quick=quick, full=full)
     origin.begin(folder, plan)
     return plan
 
@@ -106,7 +117,9 @@ def _go_on(folder: Path, ctx: typer.Context) -> Plan:
 
     given = [name for name in PLANNED if ctx.get_parameter_source(name).name == "COMMANDLINE"]
     if given:
-        raise UserError(f"--resume goes on with what was asked in {folder}: leave out {', '.join('--' + name.replace('_', '-') for name in given)}")
+        raise UserError(
+            f"--resume goes on with what was asked in {folder}: leave out {', '.join('--' + name.replace('_', '-') for name in given)}"
+        )
     return origin.go_on(folder)
 
 
@@ -120,5 +133,7 @@ def _about(found: Found, workers: int, started: float) -> dict[str, Any]:
         "commit": done.stdout.strip() or None,
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(), "workers": workers},
         "wall_s": round(time.monotonic() - started, 1),
-        "seconds": {name: round(sum(line["seconds"] for line in lines), 1) for name, lines in (("quick", found.quick), ("full", found.full))},
+        "seconds": {
+            name: round(sum(line["seconds"] for line in lines), 1) for name, lines in (("quick", found.quick), ("full", found.full))
+        },
     }

@@ -16,6 +16,15 @@ from stages import params
 if TYPE_CHECKING:
     from stages.timeseries.detector import SeriesDetector
 
+EXAMPLE = ("Config", "set_seed", "SlidingWindowTimeSeriesGenerator", "SlidingWindowDataset", "SelfDistilledMAEMultivariate")
+
+
+def __getattr__(name: str) -> Any:
+    """The names of stages/timeseries/sliding_window.py, imported when one is asked for."""
+    if name in EXAMPLE:
+        return getattr(importlib.import_module(f"{__name__}.sliding_window"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 def known() -> list[str]:
     """The names of all detectors, "<file>" or "<family>.<file>", sorted; nothing is imported for it."""

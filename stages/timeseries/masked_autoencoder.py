@@ -185,9 +185,9 @@ class MaskedAutoencoder(SeriesDetector):
         return sweeps.all_patches(steps, self.network, self.stride, self.passes)
 
     def _set_reach(self) -> None:
-        """How far around a step its score looks."""
+        """How far around a step its score looks. One step more ahead than a window: the last window of a series stands at no multiple of the stride."""
         around = self.shape.steps - 1
-        past, future = (around, self.stride - 1) if self.scoring == "last_patch" else (around, around)
+        past, future = (around, self.stride - 1) if self.scoring == "last_patch" else (around, around + 1)
         smoothed = self.multiscale.reach if self.score_mode == "multiscale" else 0
         looks = 2 if self.look_again else 1
         self.past, self.future = looks * (past + smoothed), looks * (future + smoothed)
@@ -279,8 +279,9 @@ class MaskedAutoencoder(SeriesDetector):
             self.suspicion.fill_(float(torch.cat([self.combined(one) for one in found]).double().quantile(self.look_again)))
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        if prefix + "centre" in state_dict and self.network is None:
-            self._new_network(len(state_dict[prefix + "centre"]), seed=0)
+        variables = len(state_dict.get(prefix + "centre", ()))
+        if variables and (self.network is None or self.network.shape.variables != variables):
+            self._new_network(variables, seed=0)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

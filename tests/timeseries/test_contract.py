@@ -17,6 +17,18 @@ SMALL = {  # options that make a fit take a fraction of a second
     "classical.matrix_profile": {"window": 24},  # so that most windows of the planted shift hold one of its edges: levels are not compared
     "classical.ridge": {"lags": 4},
     "classical.sub_pca": {"window": 6},
+    "masked_autoencoder": {
+        "seq_length": 20,
+        "num_patches": 10,
+        "d_model": 16,
+        "dim_feedforward": 32,
+        "num_encoder_layers": 1,
+        "num_teacher_layers": 1,
+        "steps": 80,
+        "window_stride": 2,
+        "learning_rate": 5e-3,
+        "lengths": [1, 5, 20],
+    },
 }
 TRAIN, VAL, TEST = (values(steps, seed=seed) for seed, steps in enumerate((400, 150, 300)))
 EXACT = {"rtol": 1e-6, "atol": 1e-6}

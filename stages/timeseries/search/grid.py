@@ -28,7 +28,7 @@ GRIDS: dict[str, Factors] = {
     "improved": {
         "masking_ratio": (0.10, 0.15, 0.25, 0.40),
         "mask_stage": ("before", "after"),
-        "teacher_layers": (2, 3, 4),
+        "num_teacher_layers": (2, 3, 4),
         "num_patches": (10, 25),
         "margin_type": ("none", "softplus", "dynamic"),
         "patchify_mode": ("patch_cnn", "linear", "cnn_first"),

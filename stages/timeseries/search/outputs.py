@@ -12,7 +12,7 @@ from stages import io
 from stages.metrics.inputs import Undefined
 from stages.timeseries.search.effects import agreement, main_effects
 from stages.timeseries.search.grid import searched
-from stages.timeseries.search.judging import floor, fit
+from stages.timeseries.search.judging import fit, floor
 from stages.timeseries.search.selection import QUALITY
 from stages.timeseries.search.two_stage import Found, Line, judged, table
 

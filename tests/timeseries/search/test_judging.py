@@ -54,11 +54,13 @@ def test_as_many_windows_as_asked_are_drawn_inside_the_block_and_always_the_same
 def test_figures_by_hand():
     """Anomalies at 3 and 5; pure windows at 1 and 2 are below both, of the disturbing ones 4 is below one and 0 below both."""
     judged = Judged(np.arange(6), np.array([0, 0, 1, 1, 2, 2]))
-    found = figures(judged, np.array([1.0, 2, 4, 0, 3, 5]))
+    score = np.array([1.0, 2, 4, 0, 3, 5])
+    found = figures(judged, score, -score, np.zeros(6))
     assert KINDS[2] == "anomaly"
     assert found["pure_auc"] == 1 and found["disturbing_auc"] == 0.75 and found["roc_auc"] == pytest.approx(7 / 8)
+    assert found["reconstruction_auc"] == pytest.approx(1 / 8) and found["discrepancy_auc"] == 0.5
 
 
 def test_no_anomalous_window_is_a_reason():
     with pytest.raises(Undefined):
-        figures(Judged(np.arange(2), np.array([0, 1])), np.array([1.0, 2]))
+        figures(Judged(np.arange(2), np.array([0, 1])), *np.ones((3, 2)))
