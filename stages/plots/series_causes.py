@@ -44,7 +44,8 @@ def sample_type_analysis(scored: Scored) -> Figure:
     ]
     parts = alt.Scale(domain=["reconstruction", "discrepancy"], range=[TEACHER, STUDENT])
     times = alt.Chart(table(rows, "errors")).mark_bar().encode(
-        x=alt.X("times:Q", title=f"median error, times that of {kinds[0]} windows"), y=alt.Y("kind:N", title=None, sort=kinds), yOffset="part:N",
+        x=alt.X("times:Q", title=f"median error, times that of {kinds[0]} windows").axis(tickCount=6), y=alt.Y("kind:N", title=None, sort=kinds),
+        yOffset="part:N",
         color=alt.Color("part:N", title=None, scale=parts),
     )  # fmt: skip
     return figure(

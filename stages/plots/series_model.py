@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stages.metrics.confusion import Confusion
 from stages.metrics.ranking import auroc, average_precision
 from stages.plots.series_charts import curve_points
-from stages.plots.series_figure import INK, Figure, beneath, beside, figure, table
+from stages.plots.series_figure import INK, Figure, beneath, beside, figure, table, wrapped
 from stages.plots.series_palette import ANOMALY, KINDS, NORMAL, PARTS, QUIET, TEACHER
 
 GROUP = "best_model"
@@ -183,7 +183,7 @@ def discrepancy_trend(scored: Scored) -> Figure:
         for name in errors
     ]  # fmt: skip
     return figure(
-        GROUP, "discrepancy_trend", alt.hconcat(*panels), "Where in a window the errors rise",
+        GROUP, "discrepancy_trend", wrapped(panels, len(panels)), "Where in a window the errors rise",
         f"Mean over all windows of a kind, all variables; the last {scored.last} steps are judged",
     )  # fmt: skip
 
@@ -206,7 +206,7 @@ def hypothesis_verification(scored: Scored) -> Figure:
     base = alt.Chart(table(rows, "claims")).encode(y=alt.Y("claim:N", title=None, sort=order).axis(labelLimit=340, grid=True))
     verdict = alt.Color("verdict:N", title=None).scale(domain=["holds", "open", "does not hold"], range=[TEACHER, QUIET, ANOMALY])
     bars = base.mark_rule(strokeWidth=5, opacity=0.4).encode(
-        x=alt.X("low:Q", title="AUC, 95 % interval").scale(zero=False), x2="high:Q", color=verdict
+        x=alt.X("low:Q", title="AUC, 95 % interval").scale(zero=False).axis(tickCount=8), x2="high:Q", color=verdict
     )
     shape = alt.Shape("verdict:N", title=None).scale(domain=["holds", "open", "does not hold"], range=["circle", "square", "cross"])
     dots = base.mark_point(filled=True, size=110, opacity=1).encode(x="auc:Q", color=verdict, shape=shape)
@@ -239,7 +239,7 @@ def summary(scored: Scored) -> Figure:
     rows = by_cause(scored)
     bars = (
         alt.Chart(table(rows, "causes"))
-        .mark_bar(color=NORMAL, opacity=0.75)
+        .mark_bar(color=NORMAL, opacity=0.75, size=16)
         .encode(
             y=alt.Y("cause:N", title=None, sort=[row["cause"] for row in rows]).axis(labelLimit=180),
             x=alt.X("recall:Q", title="found").axis(format="%", tickCount=5).scale(domain=[0, 1]),

@@ -122,8 +122,9 @@ def parallel_coordinates(quick: Searched) -> Figure:
 def parameter_importance(quick: Searched) -> Figure:
     """Main effects, and the spread of the quality at each level."""
 
+    parts = [*([_importance(quick)] if quick.effects else []), _boxes(quick)]
     return figure(
-        FIRST, "parameter_importance", beside(_importance(quick), _boxes(quick)), _importance_said(quick),
+        FIRST, "parameter_importance", beside(*parts), _importance_said(quick),
         "Left: share of the variance that a factor's levels account for, 95 % interval, grey mark: what luck alone would give; right: quality at each level",
     )  # fmt: skip
 
@@ -163,7 +164,8 @@ def stage1_summary_dashboard(quick: Searched) -> Figure:
     """The stage on one page."""
 
     best = sorted(quick.rows, key=lambda row: -row[quick.quality])[:5]
-    top = beside(_importance(quick), _distribution(quick, quick.quality, 320, 30 * len(quick.factors)))
+    importance = [_importance(quick)] if quick.effects else []
+    top = beside(*importance, _distribution(quick, quick.quality, 320, 30 * len(quick.factors)))
     bottom = beside(_level_table(quick, best), _dots(quick, best))
     return figure(
         FIRST, "stage1_summary_dashboard", beneath(top, bottom), f"Stage 1: {len(quick.rows)} combinations, best {best[0][quick.quality]:.3f}",
@@ -314,7 +316,7 @@ def _importance_said(stage: Searched) -> str:
     if not known:
         return "No factor can be told from another yet"
     above = [factor for factor in known if stage.effects[factor]["low"] > stage.effects[factor]["luck"]]
-    return f"{_words(above[0]).capitalize()} matters most" if above else "No factor stands out from luck"
+    return f"What matters most: {_words(above[0])}" if above else "No factor stands out from luck"
 
 
 def _by_effect(stage: Searched) -> list[str]:

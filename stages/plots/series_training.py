@@ -23,9 +23,10 @@ Array = NDArray[np.floating]
 
 
 class Progress(NamedTuple):
-    """What the model made of the test windows after each epoch."""
+    """What the model made of the test windows each time it was looked at."""
 
-    epoch: NDArray[np.integer]  # (E,)
+    epoch: NDArray[np.integer]  # (E,) when the model was looked at, in `unit`
+    unit: str  # "epoch" or "training step"
     kind: NDArray[np.str_]  # (W,) of KINDS
     cause: NDArray[np.str_]  # (W,) "" where nothing is anomalous
     score: Array  # (E, W)
@@ -73,16 +74,16 @@ def score_evolution(progress: Progress) -> Figure:
     lines = base.mark_line(strokeWidth=2.5, point=alt.OverlayMarkDef(size=30)).encode(y="middle:Q")
     return figure(
         GROUP, "score_evolution", (bands + lines + _limit()).properties(width=640, height=300), "How the kinds part as training goes on",
-        "Line: the median window; band: the middle half; dashed: the threshold of that epoch",
+        "Line: the median window; band: the middle half; dashed: the threshold at that time",
     )  # fmt: skip
 
 
 def sample_trajectories(progress: Progress) -> Figure:
-    """Single windows from epoch to epoch."""
+    """Single windows as training goes on."""
     places = [place for kind in _kinds(progress) for place in _even(np.flatnonzero(progress.kind == kind), LINES)]
     return figure(
-        GROUP, "sample_trajectories", _trajectories(progress, places).properties(width=640, height=320), "Single windows from epoch to epoch",
-        f"Up to {LINES} windows of each kind, evenly taken; dashed: the threshold of that epoch",
+        GROUP, "sample_trajectories", _trajectories(progress, places).properties(width=640, height=320), "Single windows as training goes on",
+        f"Up to {LINES} windows of each kind, evenly taken; dashed: the threshold at that time",
     )  # fmt: skip
 
 
@@ -102,13 +103,13 @@ def metrics_evolution(progress: Progress) -> Figure:
     )  # fmt: skip
     best = max(range(len(rows)), key=lambda place: (rows[place]["figure"] == names[0], rows[place]["value"]))
     return figure(
-        GROUP, "metrics_evolution", lines.properties(width=640, height=300), f"{names[0]} is highest after epoch {rows[best]['epoch']}",
+        GROUP, "metrics_evolution", lines.properties(width=640, height=300), f"{names[0]} is highest after {progress.unit} {rows[best]['epoch']:,}",
         "To look at, never to choose by: these are test windows",
     )  # fmt: skip
 
 
 def late_bloomers(progress: Progress) -> Figure:
-    """Anomalies that were missed after the first epoch and found after the last."""
+    """Anomalies that were missed at the first look and found at the last."""
     late = np.flatnonzero(progress.anomalous & (progress.level[0] < 1) & (progress.level[-1] >= 1))
     order = late[np.argsort(-progress.level[-1, late], kind="stable")]
     missed = int((progress.anomalous & (progress.level[0] < 1)).sum())
@@ -118,7 +119,7 @@ def late_bloomers(progress: Progress) -> Figure:
         "late_bloomers",
         _trajectories(progress, shown).properties(width=640, height=320),
         f"{len(late)} of {missed} anomalies missed at first were found in the end",
-        "Their scores from epoch to epoch; dashed: the threshold of that epoch"
+        "Their scores as training goes on; dashed: the threshold at that time"
         if len(order)
         else "None was; a sample of all anomalies instead",
     )
@@ -139,7 +140,7 @@ def anomaly_type_learning(progress: Progress) -> Figure:
         ]
     last = {row["cause"]: row["auc"] for row in rows}
     base = alt.Chart(table(rows, "auc")).encode(
-        x=alt.X("epoch:O", title="epoch").axis(labelAngle=0, domain=False, ticks=False),
+        x=alt.X("epoch:O", title=progress.unit).axis(labelAngle=0, domain=False, ticks=False),
         y=alt.Y("cause:N", title=None, sort=sorted(last, key=lambda cause: -last[cause])).axis(labelLimit=180, domain=False, ticks=False),
     )
     color = (
@@ -169,12 +170,14 @@ def reconstruction_evolution(progress: Progress) -> Figure:
             color=alt.Color("who:N", title=None).scale(domain=list(who), range=list(who.values())),
             strokeDash=alt.StrokeDash("who:N", title=None).scale(domain=list(who), range=[[1, 0], [6, 2], [2, 2]]),
         )  # fmt: skip
-        panels.append(lines.properties(width=270, height=110, title=alt.Title(f"after epoch {progress.epoch[at]}", fontSize=13)))
+        panels.append(
+            lines.properties(width=270, height=110, title=alt.Title(f"after {progress.unit} {progress.epoch[at]:,}", fontSize=13))
+        )
     return figure(
         GROUP,
         "reconstruction_evolution",
         wrapped(panels, 3),
-        "One window, redrawn after more and more epochs",
+        "One window, redrawn after more and more training",
         f"{progress.shown}; standard deviations",
     )
 
@@ -206,7 +209,9 @@ def decision_boundary_evolution(progress: Progress) -> Figure:
         passed = base.transform_filter("!datum.alarm").mark_point(size=18, opacity=0.5, strokeWidth=1)
         alarms = base.transform_filter("datum.alarm").mark_point(filled=True, shape="triangle-up", size=38, opacity=0.75)
         panels.append(
-            (passed + alarms).properties(width=250, height=170, title=alt.Title(f"after epoch {progress.epoch[at]}", fontSize=13))
+            (passed + alarms).properties(
+                width=250, height=170, title=alt.Title(f"after {progress.unit} {progress.epoch[at]:,}", fontSize=13)
+            )
         )
     return figure(
         GROUP, "decision_boundary_evolution", wrapped(panels, 3), "Where alarms begin among the two errors",
@@ -245,7 +250,7 @@ def _limit() -> Any:
 def _epochs(progress: Progress) -> Any:
     import altair as alt
 
-    return alt.X("epoch:Q", title="epoch").axis(tickCount=min(len(progress.epoch), 10), format="d").scale(zero=False, nice=False)
+    return alt.X("epoch:Q", title=progress.unit).axis(tickCount=min(len(progress.epoch), 10), format="d").scale(zero=False, nice=False)
 
 
 def _epochs_shown(progress: Progress) -> list[int]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stages import errors, params
-from stages.serving import search
+from stages.serving import plots, search
 from stages.serving.terminal import as_text, show
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ models = typer.Typer(no_args_is_help=True, help="The named configurations of all
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(weights, name="weights")
+app.add_typer(plots.app, name="plots")
 app.add_typer(search.app, name="search")
 
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]

@@ -104,5 +104,5 @@ def progress() -> Progress:
     figures = [{"ROC AUC": 0.7 + 0.05 * at} for at in range(len(epochs))]
     lines = (values[2, :, 0] * growth for values in (last.teacher, last.student))
     return Progress(
-        epochs, last.kind, last.cause, error + gap, error, gap, threshold, figures, last.window[2, :, 0], *lines, "memory of a spike"
+        epochs, "epoch", last.kind, last.cause, error + gap, error, gap, threshold, figures, last.window[2, :, 0], *lines, "memory of a spike"
     )
