@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import engine, errors, io
-from stages.datasets.recordings import Region, Segment
-from stages.datasets.segments import categories_of, normal_parts, open_segments, regions_of
+from stages.datasets.recordings import Segment
+from stages.datasets.segments import categories_of, normal_parts, open_segments, regions_in, variables_of
 from stages.params import Params, load
 from stages.timeseries import artefact
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
+
+    from stages.timeseries.detector import SeriesDetector
 
 
 def main(name: str) -> int:
@@ -49,7 +52,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     import numpy as np
 
     from stages.metrics.series_judgement import SeriesRule, judge_series
-    from stages.metrics.series_result import predictions_of
+    from stages.metrics.series_result import counts_at, predictions_of
 
     signals, run = params.signals, params.signals.runs[name]
     seeds, protocol = signals.seeds(run), signals.protocol
@@ -63,13 +66,14 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     rule = SeriesRule(
         protocol.vus_buffer, protocol.disturbed_steps, tuple(protocol.false_alarm_quantiles), protocol.bootstrap_resamples
     )
+    laid, label = [np.concatenate(scores) for scores in tested], np.concatenate([segment.label for segment in test])
     judgement = judge_series(
-        np.stack([np.concatenate(scores) for scores in tested]),
-        np.concatenate([segment.label for segment in test]),
+        np.stack(laid),
+        label,
         [np.concatenate(scores) if scores else np.empty(0) for scores in held_out],
         rule,
         [segment.steps for segment in test],
-        placed(regions_of(run.dataset, category), test),
+        regions_in(run.dataset, category, test),
     )
     splits = [(split, segments, scores) for split, segments, scores in (("test", test, tested), ("val", val, held_out)) if segments]
     predictions = [
@@ -77,29 +81,32 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         for split, segments, scores in splits
         for position, seed in enumerate(seeds)
     ]
-    return {"judged": judgement, "predictions": predictions}
-
-
-def placed(regions: dict[str, list[Region]], segments: Sequence[Segment]) -> list[Region]:
-    """The known anomalies on the axis of the segments laid end to end, those cut off that reach out of theirs."""
-    found, offset = [], 0
-    for segment in segments:
-        for region in regions.get(segment.recording, ()):
-            start, stop = max(region.start, segment.start), min(region.stop, segment.start + segment.steps)
-            if start < stop:
-                found.append(region._replace(start=start - segment.start + offset, stop=stop - segment.start + offset))
-        offset += segment.steps
-    return found
+    counts, attribution = counts_at(judgement, laid, label), _attribution(params, places[0], test)
+    return {"judged": judgement, "counts": counts, "predictions": predictions, "attribution": attribution}
 
 
 def _score(params: Params, place: Path, segments: Sequence[Segment]) -> list[np.ndarray]:
+    detector, raw = _open(params, place, segments)
+    return [detector.score(values).cpu().numpy() for values in raw]
+
+
+def _attribution(params: Params, place: Path, segments: Sequence[Segment]) -> np.ndarray | None:
+    """(T, V) what each variable adds to the score of a step; None where the method cannot say."""
+    import numpy as np
+
+    detector, raw = _open(params, place, segments)
+    shares = [detector.attribution(values) for values in raw]
+    return None if any(one is None for one in shares) else np.concatenate([one.cpu().numpy() for one in shares])
+
+
+def _open(params: Params, place: Path, segments: Sequence[Segment]) -> tuple[SeriesDetector, list[Tensor]]:
+    """The fitted detector and the values of the segments, on its device."""
     import torch
 
     from stages.training import Run
 
     device = Run(seed=0, device=params.compute.device).device
-    detector = artefact.load(place).to(device)
-    return [detector.score(torch.from_numpy(segment.values).to(device)).cpu().numpy() for segment in segments]
+    return artefact.load(place).to(device), [torch.from_numpy(segment.values).to(device) for segment in segments]
 
 
 def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> dict[str, Any]:
@@ -111,9 +118,14 @@ def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> d
     refused = {category: value["refused"] for category, value in judged.items() if "refused" in value}
     done = {category: value["judged"] for category, value in judged.items() if category not in refused}
     about = {"dataset": run.dataset, "model": row, "label": entry.label, "regime": entry.regime, "seeds": params.signals.seeds(run)}
-    result = series_result(about, done, refused)
+    result = series_result(about, done, {category: judged[category]["counts"] for category in done}, refused)
     predictions = [rows for category in done for rows in judged[category]["predictions"]]
-    write_series_tables(result_folder(run.dataset, run.model, row), result, done, predictions)
+    folder = result_folder(run.dataset, run.model, row)
+    write_series_tables(folder, result, done, predictions)
+    for category in done:
+        if (shares := judged[category]["attribution"]) is not None:
+            columns = dict(zip(variables_of(run.dataset, category), shares.T, strict=True))
+            io.write_table(folder / category / "attribution.parquet", columns)
     return result
 
 

@@ -27,14 +27,14 @@ CURVES = {"ROC": ("false_alarm_rate", "recall"), "PR": ("recall", "precision")}
 
 def main() -> int:
     from stages.plots import page
-    from stages.serving.summary import section
+    from stages.serving import series_summary, summary
 
     params = load()
     found = results(params)
-    sections = [
-        section(params, dataset, rows, {result["model"]: result for result in found.values() if result["dataset"] == dataset})
-        for dataset, rows in leaderboard(params).items()
-    ]
+    sections = []
+    for name, rows in leaderboard(params).items():
+        own = {found[row.folder]["model"]: found[row.folder] for row in rows}
+        sections.append((series_summary if rows[0].task == "series" else summary).section(params, name, rows, own))
     io.write_text(FOLDER / "index.html", page.render(params.report.title, sections, _made(), cell))
     io.write_json(VERDICTS, {one["name"]: one["recommended"] for one in sections})
     io.write_text(FOLDER / "plots_template.html", page.dvc_template())

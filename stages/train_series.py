@@ -13,8 +13,8 @@ from pathlib import Path
 
 from stages import engine, errors, io
 from stages.datasets.recordings import Segment
-from stages.datasets.segments import categories_of, fingerprint, normal_parts, open_segments
-from stages.params import Params, load
+from stages.datasets.segments import categories_of, fingerprint, normal_parts, open_segments, variables_of
+from stages.params import Params, fields_of, load
 from stages.timeseries import artefact
 
 RESUME = Path(".assay/resume")
@@ -47,18 +47,21 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
     run = params.signals.runs[name]
     entry = params.signals.rows(run.model)[row]
     place = artefact.folder(run.dataset, run.model, row, category, seed)
+    taken = fields_of(timeseries.load(entry.detector))
+    options = entry.options | ({"regime": entry.regime} if "regime" in taken else {})
     config = {
         "model": row,
         "detector": entry.detector,
-        "options": entry.options,
+        "options": options,
         "regime": entry.regime,
         "seed": seed,
+        "variables": variables_of(run.dataset, category),
         "data": fingerprint(run.dataset, category),
     }
     code = [io.file_hash(path) for path in sorted({*Path(run.code).rglob("*.py"), Path(run.code)}) if path.is_file()]
     state = RESUME / name / io.content_hash([config, category, code])[:16]
     try:
-        detector = timeseries.build(entry.detector, entry.options, at=("series", "models", run.model))
+        detector = timeseries.build(entry.detector, options, at=("series", "models", run.model))
         if entry.regime not in detector.regimes:
             raise Refusal(f"{type(detector).__name__} cannot learn in the regime {entry.regime}; it knows {', '.join(detector.regimes)}")
         train = known_in(entry.regime, open_segments(run.dataset, category, "train"))

@@ -48,7 +48,8 @@ def _disturbed(
     span = np.maximum(high - low, 1e-12)
     places, dropped = place(len(values), ANYWHERE, seed, interval_scale)
     changed, regions = inject((values - low) / span, variables, places, gain, seed)
-    values = (changed * span + low).astype(np.float32)
+    label = label_of(regions, len(values))
+    values = np.where(label[:, None] == 1, changed * span + low, values).astype(np.float32)  # elsewhere to the last digit what was measured
     about = ABOUT | {"gain": gain, "seed": seed, "dropped": dropped}
     return Recording(
         "trace",

@@ -84,6 +84,18 @@ def regions_of(dataset: str, category: str, project: Path = Path()) -> dict[str,
     }
 
 
+def regions_in(dataset: str, category: str, segments: Sequence[Segment], project: Path = Path()) -> list[Region]:
+    """The known anomalies on the axis of these segments laid end to end, cut off where one reaches out of its segment."""
+    known, found, offset = regions_of(dataset, category, project), [], 0
+    for segment in segments:
+        for region in known[segment.recording]:
+            start, stop = max(region.start, segment.start), min(region.stop, segment.start + segment.steps)
+            if start < stop:
+                found.append(region._replace(start=start - segment.start + offset, stop=stop - segment.start + offset))
+        offset += segment.steps
+    return found
+
+
 def fingerprint(dataset: str, category: str, project: Path = Path()) -> str:
     """What the data of a category are: a hash of its recordings' values and of its segments."""
     segments = [row for row in _manifest(dataset, project)["segments"] if row["category"] == category]

@@ -16,6 +16,7 @@ from stages.datasets.samples import DataError, Problem
 GAP = 5.0  # median steps; a longer interval breaks a recording in two
 UNEVEN = 0.5  # of the median step, by which an interval may differ
 MOSTLY_UNEVEN = 0.1  # share of uneven intervals that is worth a word
+GAPPY = 0.01  # share of missing values of one variable that is worth a word
 MEANINGLESS = 0.2  # share of gaps, or of times that occur twice with other values, past which the rows are no series
 MISSING_AT_MOST = 0.5  # of the values of one variable
 
@@ -136,7 +137,7 @@ def _missing(recording: Recording, where: str, problems: list[Problem]) -> int:
         raise DataError(
             f"E315 {where}: {share[worst]:.0%} of {name} is missing, at most {MISSING_AT_MOST:.0%} may be. List it under `drop`, or mend the file"
         )
-    if missing.any():
+    if share[worst] >= GAPPY:
         what = f"{int(missing.sum())} values are missing ({missing.mean():.1%}), most of them of {recording.variables[worst]}; the last one before stands in"
         problems.append(Problem("E315", "warning", where, what, "Nothing, if sensors do drop out"))
     return int(missing.sum())

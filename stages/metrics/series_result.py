@@ -12,6 +12,7 @@ from stages import io
 from stages.datasets.recordings import Segment
 from stages.metrics import tables
 from stages.metrics.bootstrap import Draws, mean_interval
+from stages.metrics.confusion import Confusion, confusion
 from stages.metrics.result import AVERAGING
 from stages.metrics.series_judgement import SeriesJudgement
 from stages.metrics.series_tables import Cell
@@ -20,12 +21,17 @@ COMPARED = ("vus_pr", "pr_auc")  # whose draws are kept
 COLUMNS = ("recording", "category", "split", "seed", "step", "label", "score")  # of predictions.parquet
 
 
-def series_result(about: dict[str, Any], judged: Mapping[str, SeriesJudgement], refused: Mapping[str, str]) -> dict[str, Any]:
-    """`about` and the metrics of every category and their mean; of a model that was refused everywhere, the reason. refused: by category."""
+def series_result(
+    about: dict[str, Any], judged: Mapping[str, SeriesJudgement], counts: Mapping[str, Sequence[Confusion]], refused: Mapping[str, str]
+) -> dict[str, Any]:
+    """`about` and the metrics of every category and their mean; of a model that was refused everywhere, the reason.
+
+    counts: by category, see `pooled`. refused: by category.
+    """
     if not judged:
         return about | {"refused": next(iter(refused.values()))}
     cells = {category: one.cells for category, one in judged.items()}
-    result = about | {"averaging": AVERAGING, "categories": cells, "mean": mean_over(judged)}
+    result = about | {"averaging": AVERAGING, "categories": cells, "mean": mean_over(judged), "pooled": pooled(counts)}
     return result | ({"refused_categories": dict(refused)} if refused else {})
 
 
@@ -43,6 +49,24 @@ def mean_over(judged: Mapping[str, SeriesJudgement]) -> dict[str, Cell]:
         if len(have) < len(judged):
             means[name]["over"] = f"{len(have)} of {len(judged)} categories"
     return means
+
+
+def counts_at(judgement: SeriesJudgement, scores: Sequence[np.ndarray], label: np.ndarray) -> list[Confusion]:
+    """The confusion matrix of each seed at its deployable threshold; none where there is no threshold. scores: (T,) a seed; label: (T,)."""
+    deployed = next(iter(judgement.thresholds.values()))
+    return [confusion(score, label, at.value) for score, at in zip(scores, deployed, strict=True) if at.value is not None]
+
+
+def pooled(counts: Mapping[str, Sequence[Confusion]]) -> dict[str, float | None]:
+    """F1, false-alarm and missing-alarm rate over the test steps of all categories together, each at its own thresholds: means over the seeds.
+
+    So SKAB compares detectors, which learns one model a file. counts: by category, one a seed.
+    """
+    together = [Confusion(*np.sum(seeds, axis=0).tolist()) for seeds in zip(*counts.values(), strict=True)]
+    rates = {"f1": [one.f1 for one in together]}
+    rates["false_alarm_rate"] = [None if one.specificity is None else 1 - one.specificity for one in together]
+    rates["missing_alarm_rate"] = [None if one.recall is None else 1 - one.recall for one in together]
+    return {name: float(np.mean(values)) if values and None not in values else None for name, values in rates.items()}
 
 
 def predictions_of(category: str, split: str, seed: int, segments: Sequence[Segment], scores: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -71,6 +95,20 @@ def write_series_tables(
     io.write_json(folder / "kinds.json", {category: {key: one[key] for key in kept} for category, one in whole.items()})
     io.write_table(folder / "predictions.parquet", {name: np.concatenate([one[name] for one in predictions]) for name in COLUMNS})
     io.write_table(folder / "draws.parquet", _draws(judged))
+
+
+def read_predictions(folder: Path, split: str, seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """By category, in order: `step`, `label` and `score` of one split as the detector of one seed saw it."""
+    import pyarrow.compute as compute
+    import pyarrow.parquet
+
+    wanted = (compute.field("split") == split) & (compute.field("seed") == seed)
+    table = pyarrow.parquet.read_table(io.require(folder / "predictions.parquet"), filters=wanted)
+    columns = {name: table[name].to_numpy() for name in ("category", "step", "label", "score")}
+    return {
+        category: {name: column[columns["category"] == category] for name, column in columns.items() if name != "category"}
+        for category in dict.fromkeys(columns["category"])
+    }
 
 
 def _draws(judged: Mapping[str, SeriesJudgement]) -> dict[str, Any]:

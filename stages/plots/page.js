@@ -70,4 +70,6 @@ function drawAll() {
   for (const element of document.querySelectorAll("[data-chart]")) draw(element, sections[Number(element.dataset.section)].charts[element.dataset.chart]);
 }
 drawAll();
+// What is folded away has no width to draw in.
+for (const part of document.querySelectorAll("details")) part.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")));
 dark.addEventListener("change", () => { drawAll(); explorers.forEach((again) => again()); });

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.plots.series_figure import INK, SOFT, Figure, figure, table, wrapped
+from stages.plots.series_figure import INK, SOFT, Figure, beside, figure, table, wrapped
 from stages.plots.series_palette import ANOMALY, DISTURBING, HEAT, NORMAL, QUIET, STUDENT, TEACHER
 
 GROUP = "architecture"
@@ -35,7 +35,7 @@ class Architecture(NamedTuple):
     student: Array  # (T, V)
     variables: Sequence[str]
     margin: float
-    dynamic: float  # the margin that `dynamic` takes from the data
+    dynamic: float  # mean + k deviations of the discrepancy on normal windows, as the margin `dynamic` takes them from patches
     weights: Sequence[Mapping[str, float]]  # {"epoch", "reconstruction", "distillation", "push"}: weight of each term
 
     @property
@@ -102,7 +102,7 @@ def self_distillation_concept(architecture: Architecture) -> Figure:
         color=color, strokeDash=dash,
     )  # fmt: skip
     return figure(
-        GROUP, "self_distillation_concept", alt.hconcat(diagram, lines.properties(width=430, height=210)),
+        GROUP, "self_distillation_concept", beside(diagram, lines.properties(width=430, height=210)),
         "The student imitates the teacher where things are normal",
         "Gradients of the discrepancy never reach the teacher; with fewer layers, the student cannot follow it to what it has not seen",
     )  # fmt: skip
@@ -207,16 +207,16 @@ def margin_types(architecture: Architecture) -> Figure:
         color=alt.Color("margin:N", title=None).scale(domain=names, range=[NORMAL, DISTURBING, ANOMALY]),
         strokeDash=alt.StrokeDash("margin:N", title=None).scale(domain=names, range=[[1, 0], [6, 2], [2, 2]]),
     )  # fmt: skip
-    margins = alt.Chart(
-        table(
-            [{"at": architecture.margin, "name": "margin"}, {"at": architecture.dynamic, "name": "mean + k deviations of normal patches"}],
-            "margins",
-        )
-    )
-    rules = margins.mark_rule(strokeDash=[2, 4], color=QUIET).encode(x="at:Q")
-    words = margins.mark_text(align="left", dx=5, y=8, color=SOFT).encode(x="at:Q", text="name:N")
+    rules, words = [], []
+    for place, (name, at) in enumerate(
+        {"margin": architecture.margin, "mean + k deviations of normal windows": architecture.dynamic}.items()
+    ):
+        margin = alt.Chart(table([{"at": at, "name": name}], name)).encode(x="at:Q")
+        rules.append(margin.mark_rule(strokeDash=[2, 4], color=QUIET))
+        words.append(margin.mark_text(align="left", dx=5, y=8 + 16 * place, color=SOFT).encode(text="name:N"))
     return figure(
-        GROUP, "margin_types", (lines + rules + words).properties(width=640, height=290), "Three ways to push the student off the teacher on known anomalies",
+        GROUP, "margin_types", alt.layer(lines, *rules, *words).properties(width=640, height=290),
+        "Three ways to push the student off the teacher on known anomalies",
         "Only the regime `weak` knows anomalies; softplus never stops pushing, the dynamic margin follows the normal patches",
     )  # fmt: skip
 

@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from stages.plots.series_palette import ANOMALY, KINDS, NAMED, NORMAL, PARTS, QUIET
 
-POINTS = 1500  # of one line over time
+POINTS = 900  # of one line over time
 BINS = 40
-CURVE_POINTS = 60  # along each axis of a curve
-EVENT_POINTS = 300  # of one variable around an event
+CURVE_POINTS = 20  # along each axis of a curve
+EVENT_POINTS = 100  # of one variable around an event
 Regions = Sequence[tuple[int, int, str]]  # start, stop (half-open), kind
 OUTCOMES = ["found", "missed"]
 SHAPES = ["circle", "square", "diamond", "triangle-up", "triangle-down"]
@@ -249,14 +249,8 @@ def event(
     signals, scores = np.asarray(values, dtype=np.float64), np.asarray(score, dtype=np.float64)
     steps = np.unique(np.linspace(0, len(scores) - 1, min(EVENT_POINTS, len(scores))).astype(int))
     lines = [
-        {
-            "step": first + int(step),
-            "row": row,
-            "name": name,
-            "y": _short(row + 0.06 + 0.66 * (1 - level[step])),
-            "value": _short(raw[step]),
-        }
-        for row, (name, raw) in enumerate([("score", scores), *zip(variables, signals.T)])
+        {"step": first + int(step), "row": row, "y": _short(row + 0.06 + 0.66 * (1 - level[step]))}
+        for row, raw in enumerate([scores, *signals.T])
         for level in [_between_extremes(raw)]
         for step in steps
         if np.isfinite(raw[step])
@@ -277,13 +271,13 @@ def event(
     drawn = (
         alt.Chart(_rows(lines))
         .mark_line(strokeWidth=1.2, color=NORMAL)
-        .encode(x=x, y=label, detail="row:N", tooltip=["name:N", "step:Q", "value:Q"])
+        .encode(x=x, y=label, detail="row:N")
     )
-    alarms = [row for row in lines if row["row"] == 0 and row["value"] >= threshold]
+    alarms = [row for row in lines if row["row"] == 0 and scores[row["step"] - first] > threshold]
     above = (
         alt.Chart(_rows(alarms))
         .mark_point(filled=True, size=14, color=ANOMALY, opacity=1)
-        .encode(x="step:Q", y="y:Q", tooltip=["step:Q", "value:Q"])
+        .encode(x="step:Q", y="y:Q")
     )
     layers = truth + drawn + above
     return _spec(layers if attribution is None else layers + _strips(attribution, variables, steps, first), 34 * len(names))
@@ -294,7 +288,7 @@ def _strips(attribution: ArrayLike, variables: Sequence[str], steps: NDArray[np.
     import altair as alt
 
     weights = np.asarray(attribution, dtype=np.float64)
-    bounds = steps[np.unique(np.linspace(0, len(steps) - 1, 61).astype(int))]
+    bounds = steps[np.unique(np.linspace(0, len(steps) - 1, 41).astype(int))]
     cells = [
         {
             "from": first + int(low),

@@ -71,7 +71,7 @@ def sample_types(signals: Signals) -> Figure:
             )
         )
     return figure(
-        GROUP, "sample_types", alt.hconcat(*panels), "A sample is anomalous only if its last steps are",
+        GROUP, "sample_types", wrapped(panels, len(panels)), "A sample is anomalous only if its last steps are",
         f"{signals.window} steps, each variable between its own extremes; grey: the last {signals.last} steps, which are judged; red: anomalous",
     )  # fmt: skip
 
@@ -177,7 +177,7 @@ def feature_correlations(signals: Signals) -> Figure:
     return figure(
         GROUP,
         "feature_correlations",
-        alt.hconcat(*panels),
+        wrapped(panels, len(panels)),
         "How the sensors hang together, and how anomalies change it",
         "Pearson's correlation of each pair",
     )
@@ -220,9 +220,11 @@ def complexity_vs_anomaly(signals: Signals) -> Figure:
     color = alt.Color("side:N", title=None).scale(domain=["normal change", "anomaly"], range=[DISTURBING, ANOMALY])
     base = alt.Chart(table(rows, "sizes")).encode(y=alt.Y("what:N", sort=order, title=None).axis(labelLimit=200, grid=True), color=color)
     title = "largest change of any variable at a step (line: 10 % to 90 % of its steps, mark: middle)"
-    layers = base.mark_rule(strokeWidth=4, opacity=0.35).encode(x=alt.X("low:Q", title=title), x2="high:Q") + base.mark_point(
-        filled=True, size=80, opacity=1
-    ).encode(x="middle:Q", shape=alt.Shape("side:N", title=None).scale(domain=["normal change", "anomaly"], range=["square", "circle"]))
+    layers = base.mark_rule(strokeWidth=4, opacity=0.35).encode(
+        x=alt.X("low:Q", title=title).axis(tickCount=8), x2="high:Q"
+    ) + base.mark_point(filled=True, size=80, opacity=1).encode(
+        x="middle:Q", shape=alt.Shape("side:N", title=None).scale(domain=["normal change", "anomaly"], range=["square", "circle"])
+    )
     return figure(
         GROUP, "complexity_vs_anomaly", layers.properties(width=640, height=22 * len(rows)), "How large anomalies are beside what is normal",
         "Where the two overlap, size alone cannot tell them apart; an anomaly at 0 changes nothing but time",

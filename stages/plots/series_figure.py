@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ NAMES = {
 INK, SOFT, LINE = "#1d2429", "#55626a", "#dde3e7"
 FONT = "sans-serif"  # the one that every drawer brings along
 DRAWN_AT = 2  # pixels a point
+OWN_SCALES = {"scale": dict.fromkeys(("color", "shape", "size", "strokeDash"), "independent")}
 
 
 class Figure(NamedTuple):
@@ -72,25 +74,33 @@ class Figure(NamedTuple):
 
 
 def figure(group: str, name: str, chart: Any, title: str, subtitle: str | Sequence[str] = "") -> Figure:
-    """title: what the picture shows or says; subtitle: how to read it, with units."""
-    import altair as alt
-
-    words = alt.TitleParams(title, subtitle=subtitle or alt.Undefined, anchor="start", frame="bounds", offset=14)
-    return Figure(group, name, chart.properties(title=words, padding=14).to_dict(validate=False))
+    """chart: altair's, or a specification. title: what the picture shows or says; subtitle: how to read it, with units."""
+    words = {"text": title, "anchor": "start", "frame": "bounds", "offset": 14} | ({"subtitle": subtitle} if subtitle else {})
+    return Figure(group, name, {**_specification(chart), "title": words, "padding": 14})
 
 
 def table(rows: Iterable[Mapping[str, Any]], name: str) -> Any:
     """Rows to draw; each table of a figure has a name of its own. Numbers are cut to five digits, what is not finite is left empty."""
     import altair as alt
 
-    return alt.Data(values=[{key: _plain(value) for key, value in row.items()} for row in rows], name=name)
+    plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
+    return alt.Data(values=json.dumps(plain), name=name)  # as text: altair would go through every value of a list, twice
 
 
-def wrapped(panels: Sequence[Any], columns: int) -> Any:
-    """Charts side by side in as many rows as it takes."""
-    import altair as alt
+def wrapped(panels: Sequence[Any], columns: int) -> dict[str, Any]:
+    """Charts of one thing side by side, in as many rows as it takes, with one legend."""
+    rows = [list(panels[start : start + columns]) for start in range(0, len(panels), columns)]
+    return {"vconcat": [{"hconcat": [_specification(panel) for panel in row]} for row in rows]}
 
-    return alt.vconcat(*(alt.hconcat(*panels[start : start + columns]) for start in range(0, len(panels), columns)))
+
+def beside(*charts: Any) -> dict[str, Any]:
+    """Charts of different things in one row, each with colours and a legend of its own."""
+    return {"hconcat": [_specification(chart) for chart in charts], "resolve": OWN_SCALES}
+
+
+def beneath(*charts: Any) -> dict[str, Any]:
+    """Charts of different things in one column, each with colours and a legend of its own."""
+    return {"vconcat": [_specification(chart) for chart in charts], "resolve": OWN_SCALES}
 
 
 def look() -> dict[str, Any]:
@@ -99,7 +109,8 @@ def look() -> dict[str, Any]:
     return {
         "background": "#ffffff", "font": FONT, "view": {"stroke": None}, "text": {"color": INK}, "range": {"category": [QUIET]},
         "title": {"color": INK, "anchor": "start", "fontSize": 17, "subtitleColor": SOFT, "subtitleFontSize": 13, "subtitlePadding": 6, "offset": 10},
-        "axis": {**text, "gridColor": LINE, "domainColor": LINE, "tickColor": LINE}, "legend": {**text, "orient": "top", "symbolOpacity": 1},
+        "axis": {**text, "gridColor": LINE, "domainColor": LINE, "tickColor": LINE}, "axisQuantitative": {"labelOverlap": "greedy"},
+        "legend": {**text, "orient": "top", "symbolOpacity": 1},
         "header": {"labelColor": INK, "labelFontSize": 12, "labelFontWeight": 600, "titleColor": SOFT}, "concat": {"spacing": 26},
     }  # fmt: skip
 
@@ -115,6 +126,25 @@ def _tables(part: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     elif isinstance(part, list):
         for inner in part:
             yield from _tables(inner)
+
+
+def _specification(chart: Any) -> dict[str, Any]:
+    """Plain dicts, one chart at a time: altair copies all of a composition each time that it grows."""
+    if isinstance(chart, dict):
+        return chart
+    drawn = chart.to_dict(validate=False)
+    return {key: _unpacked(part) for key, part in drawn.items() if key not in ("$schema", "config")}
+
+
+def _unpacked(part: Any) -> Any:
+    """The rows of `table` as rows again."""
+    if isinstance(part, list):
+        return [_unpacked(inner) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    if isinstance(part.get("values"), str):
+        return {**part, "values": json.loads(part["values"])}
+    return {key: _unpacked(inner) for key, inner in part.items()}
 
 
 def _plain(value: Any) -> Any:

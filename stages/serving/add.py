@@ -68,7 +68,7 @@ def add(
     return Added(name, adapter, source, list(sections["extracts"]), list(sections["runs"]), _add_deps(name, list(settings.datasets)))
 
 
-def add_signals(directory: Path, name: str | None = None, adapter: str = "signal_tables", models: Sequence[str] = ()) -> Added:
+def add_signals(directory: Path, name: str | None = None, adapter: str = "signal_folder", models: Sequence[str] = ()) -> Added:
     """Write the entries of a data set of signals, with the models that the others have. models: only these of `series.models`.
 
     Raises ParamsError for a name that is taken or cannot be one, or for an unknown model; then nothing is written.

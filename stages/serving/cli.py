@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stages import errors, params
-from stages.serving import search
+from stages.serving import plots, search
 from stages.serving.terminal import as_text, show
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ models = typer.Typer(no_args_is_help=True, help="The named configurations of all
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(weights, name="weights")
+app.add_typer(plots.app, name="plots")
 app.add_typer(search.app, name="search")
 
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
@@ -95,7 +96,7 @@ def add_data(
     from stages.serving import add
 
     if signals:
-        added = add.add_signals(directory, name, adapter or "signal_tables", model or ())
+        added = add.add_signals(directory, name, adapter or "signal_folder", model or ())
     else:
         added = add.add(directory, name, adapter, model or (), schedule, _sides(canvas), overlap)
     typer.echo(as_text(added._asdict()) if as_json else add.render(added))
@@ -200,7 +201,7 @@ def predict(
             raise params.ParamsError("--follow takes one CSV file, and --threshold where the stored one should not be used")
         from stages.serving import series_model
 
-        _follow(images[0], series_model.choose(Path(), dataset, category, model), threshold, once, state, as_json)
+        _follow(images[0], series_model.choose(params.load(), Path(), dataset, category, model), threshold, once, state, as_json)
         return
     from stages.serving import predict as serve
     from stages.serving.reference import choose, threshold_of

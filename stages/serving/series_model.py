@@ -1,19 +1,21 @@
-"""Which fitted model of signals answers, and at which threshold: found in the files of models/ and metrics/ alone."""
+"""Which fitted model of signals answers, and at which threshold."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages import errors, io
-from stages.params import ParamsError, nearest
+from stages.params import Params, ParamsError, nearest
+from stages.serving.leaderboard import TASKS, results
+from stages.serving.verdict import VERDICTS
 from stages.timeseries import artefact
 
 if TYPE_CHECKING:
     from stages.timeseries.detector import SeriesDetector
 
-DEPLOYABLE = "deployable"  # the threshold from held-out normal steps, in thresholds.json
-RANKED_BY = "vus_pr"
+RANKED_BY = TASKS["series"].ranked_by
 
 
 class SeriesModel(NamedTuple):
@@ -35,37 +37,35 @@ class SeriesModel(NamedTuple):
 
     def variables(self) -> list[str]:
         """Their names in the order of training."""
-        config = io.read_json(self.place / "config.json")
-        if not config.get("variables"):
-            raise errors.UserError(
-                f"{self.place / 'config.json'} does not name the variables. Train the model again: `dvc repro train_series`"
-            )
-        return config["variables"]
+        return io.read_json(self.place / "config.json")["variables"]
 
 
-def choose(project: Path = Path(), dataset: str | None = None, category: str | None = None, model: str | None = None) -> SeriesModel:
-    """The model asked for: of data sets and categories the only one, of models by default the one with the highest mean VUS-PR.
+def choose(
+    params: Params, project: Path = Path(), dataset: str | None = None, category: str | None = None, model: str | None = None
+) -> SeriesModel:
+    """The model asked for; by default the one that the report recommends, without a report the one with the highest mean VUS-PR. Its first seed.
 
-    Its first seed. Raises UserError where it is not clear what is meant, or nothing has been fitted.
+    Of data sets and categories the only one. Raises UserError where it is not clear what is meant, or nothing has been fitted.
     """
-    found = [path for path in sorted(project.glob("metrics/*/*/*/thresholds.json")) if DEPLOYABLE in io.read_json(path)]
-    places = {tuple(path.relative_to(project / "metrics").parts[:3]): path for path in found}
-    if not places:
+    by_dataset: dict[str, dict[str, tuple[Path, dict[str, Any]]]] = {}
+    for folder, result in results(params, project).items():
+        if "regime" in result and "refused" not in result:
+            by_dataset.setdefault(result["dataset"], {})[result["model"]] = folder, result
+    if not by_dataset:
         raise errors.Missing(f"no results of a model of signals in {(project / 'metrics').as_posix()}/ yet. Run `dvc repro`")
-    dataset = _only("data set", dataset, {key[0] for key in places}, "--dataset")
-    by_model = {key[1] for key in places if key[0] == dataset}
-    model = _only("model", model or _best(project, dataset, by_model), by_model, "--model")
-    category = _only("category", category, {key[2] for key in places if key[:2] == (dataset, model)}, "--category")
-    seeds = sorted((project / artefact.folder(dataset, model, category, 0)).parent.glob("seed*/config.json"), key=_seed)
-    if not seeds:
-        raise errors.Missing(
-            f"no fitted {model} for {dataset} / {category} in {(project / 'models').as_posix()}/. Run `dvc repro` or `dvc pull`"
-        )
-    threshold = io.read_json(places[dataset, model, category])[DEPLOYABLE]["value"]
-    return SeriesModel(dataset, category, model, seeds[0].parent, threshold)
+    dataset = _only("data set", dataset, by_dataset, "--dataset")
+    known = by_dataset[dataset]
+    model = _only("model", model or _recommended(project, dataset, known), known, "--model")
+    folder, result = known[model]
+    thresholds = io.read_json(folder / "thresholds.json")
+    category = _only("category", category, thresholds, "--category")
+    run = next(run for run in params.signals.runs.values() if run.dataset == dataset and model in params.signals.rows(run.model))
+    place = project / artefact.folder(dataset, run.model, model, category, result["seeds"][0])
+    deployable = next(iter(thresholds[category].values()))[0]  # at the first of the rates, of the first seed
+    return SeriesModel(dataset, category, model, place, deployable["value"])
 
 
-def _only(what: str, asked: str | None, known: set[str], option: str) -> str:
+def _only(what: str, asked: str | None, known: Collection[str], option: str) -> str:
     if asked is None and len(known) == 1:
         return next(iter(known))
     if asked is None:
@@ -75,19 +75,10 @@ def _only(what: str, asked: str | None, known: set[str], option: str) -> str:
     return asked
 
 
-def _best(project: Path, dataset: str, names: set[str]) -> str | None:
-    """The name with the highest mean VUS-PR; None where no result has one."""
+def _recommended(project: Path, dataset: str, known: dict[str, tuple[Path, dict[str, Any]]]) -> str:
+    def quality(name: str) -> float:
+        return known[name][1]["mean"][RANKED_BY]["value"] or 0.0
 
-    def mean(name: str) -> float:
-        path = project / "metrics" / dataset / f"{name}.json"
-        result: dict[str, Any] = io.read_json(path) if path.is_file() else {}
-        return result.get("mean", {}).get(RANKED_BY, {}).get("value") or -1.0
-
-    ranked = {name: mean(name) for name in sorted(names)}
-    best = max(ranked, key=ranked.get)
-    return best if ranked[best] >= 0 else None
-
-
-def _seed(config: Path) -> int:
-    number = config.parent.name.removeprefix("seed")
-    return int(number) if number.isdecimal() else 0
+    verdicts = io.read_json(project / VERDICTS) if (project / VERDICTS).is_file() else {}
+    named = [name for table, name in verdicts.items() if table.split(", ")[0] == dataset and name in known]
+    return max(named or sorted(known), key=quality)

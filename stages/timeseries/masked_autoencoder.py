@@ -29,7 +29,7 @@ from stages.timeseries.masked import masks, sweeps
 from stages.timeseries.masked.corruption import corrupted
 from stages.timeseries.masked.losses import Losses, MarginType
 from stages.timeseries.masked.network import Network, PatchifyMode, Shape
-from stages.timeseries.masked.scoring import Calibration, Errors, Multiscale, ScoreMode
+from stages.timeseries.masked.scoring import Calibration, Errors, Multiscale, ScoreMode, components
 from stages.timeseries.windows import Windows, lengthened
 from stages.types import Batch, NotFitted, Refusal
 
@@ -95,8 +95,8 @@ class MaskedAutoencoder(SeriesDetector):
         mask_last_n: int | None = None,
         score_stride: int | None = None,
         score_mode: ScoreMode = "fixed",
-        lengths: Sequence[int] = (1, 3, 5, 10, 20, 40, 80),
-        spread_weight: float = 0.5,
+        lengths: Sequence[int] = (5, 10, 20, 40),
+        liveliness_weight: float = 1.0,
         look_again: float = 0.0,
     ) -> None:
         super().__init__()
@@ -113,6 +113,12 @@ class MaskedAutoencoder(SeriesDetector):
             raise ValueError(f"mask_last_n must be a multiple of the patch size {patch_size} below {seq_length}, got {mask_last_n}")
         if not 0 < masking_ratio < 1:
             raise ValueError(f"masking_ratio must be between 0 and 1 (share of patches that are hidden), got {masking_ratio}")
+        if not 2 <= passes <= num_patches:
+            raise ValueError(f"passes must be in 2..{num_patches} (one patch at a time), got {passes}")
+        if not 0 <= look_again < 1:
+            raise ValueError(f"look_again must be in 0..1 (a quantile of normal scores; 0 for one pass), got {look_again}")
+        if look_again and scoring == "last_patch":
+            raise ValueError("look_again needs what follows a step; choose scoring all_patches or centre, or look_again 0")
         self.regime, self.ratio, self.strategy = regime, masking_ratio, masking_strategy
         self.force_mask_anomaly, self.weight, self.corrupted_share = force_mask_anomaly, lambda_discrepancy, corrupted_share
         self.epochs, self.step_limit, self.batch_size, self.window_stride = epochs, steps, batch_size, window_stride
@@ -124,7 +130,7 @@ class MaskedAutoencoder(SeriesDetector):
         self.network: Network | None = None
         self.losses = Losses(margin_type, margin, dynamic_k, patch_level_loss, trim)
         self.calibration = Calibration()
-        self.multiscale = Multiscale(lengths, spread_weight)
+        self.multiscale = Multiscale(lengths, liveliness_weight)
         self.register_buffer("trained", torch.zeros((), dtype=torch.int64))  # steps of the optimiser
         self.register_buffer("suspicion", torch.tensor(math.inf))  # a score above it makes a step suspicious
         self._set_reach()
@@ -155,21 +161,21 @@ class MaskedAutoencoder(SeriesDetector):
         values: (T, V) in the units of train.
         """
         found = self.errors(self.standardised(values))
-        reconstruction, discrepancy = _components(found).unbind(1)
+        reconstruction, discrepancy = self._components(found).unbind(1)
         return {"combined": self.combined(found), "reconstruction": reconstruction, "discrepancy": discrepancy}
 
     def combined(self, found: Errors) -> Tensor:
         """Errors of T steps to their scores, (T,)."""
         if self.score_mode == "multiscale":
             return self.multiscale(found.signed).sum(1)
-        return self.calibration.combined(_components(found), self.score_mode, self.weight)
+        return self.calibration.combined(self._components(found), self.score_mode, self.weight)
 
     @torch.no_grad()
     def errors(self, values: Tensor) -> Errors:
         """What the windows over (T, V) standardised values say of each step."""
         if self.network is None:
             raise NotFitted("MaskedAutoencoder has learnt nothing yet: call fit(train, val, run) or load_state_dict first")
-        values, steps = values.clamp(-FURTHEST, FURTHEST), len(values)
+        values, steps = self.clipped(values), len(values)
         if self.scoring == "last_patch":
             return sweeps.last_errors(self.network, values, self.stride, self.mask_last_n // self.network.patch_size)
         series = lengthened(values, self.shape.steps)
@@ -178,6 +184,12 @@ class MaskedAutoencoder(SeriesDetector):
         if self.look_again and self.suspicion.isfinite():
             found = sweeps.errors(self.network, series, plan, self.combined(found) > self.suspicion)
         return Errors(*(column[-steps:] for column in found))
+
+    def clipped(self, values: Tensor) -> Tensor:
+        return values.clamp(-FURTHEST, FURTHEST)
+
+    def _components(self, found: Errors) -> Tensor:
+        return components(found.squared, found.discrepancy)
 
     def _sweeps(self, steps: int) -> list[sweeps.Sweep]:
         if self.scoring == "centre":
@@ -215,7 +227,7 @@ class MaskedAutoencoder(SeriesDetector):
 
     def _loss(self, batch: Batch, generator: torch.Generator, done: float) -> Tensor:
         """done: the share of the training that lies behind."""
-        target = batch.features["window"].clamp(-FURTHEST, FURTHEST)
+        target = self.clipped(batch.features["window"])
         anomalous = self._anomalous(batch, target)
         window, hidden = target, self._mask(len(target), generator, anomalous).to(target.device)
         counted = hidden
@@ -251,7 +263,7 @@ class MaskedAutoencoder(SeriesDetector):
         return mask
 
     def _val_loss(self, window: Tensor) -> dict[str, float]:
-        window = window.clamp(-FURTHEST, FURTHEST)
+        window = self.clipped(window)
         mask = self._mask(len(window), torch.Generator().manual_seed(0), self._by_patch(torch.zeros_like(window[..., 0]))).to(window.device)
         terms = self.losses(self.network(window, mask), window, mask, mask.new_zeros(mask.shape[:2]))
         return {"val_reconstruction": terms.reconstruction.item(), "val_discrepancy": terms.distillation.item()}
@@ -273,7 +285,7 @@ class MaskedAutoencoder(SeriesDetector):
         device = self.trained.device
         long_enough = [stretch for stretch in normal if len(stretch.values) >= self.shape.steps] or normal
         found = [self.errors(stretch.values.to(device)) for stretch in long_enough if len(stretch.values)]
-        self.calibration.fit(torch.cat([_components(one) for one in found]))
+        self.calibration.fit(torch.cat([self._components(one) for one in found]))
         self.multiscale.fit([one.signed for one in found])
         if self.look_again:
             self.suspicion.fill_(float(torch.cat([self.combined(one) for one in found]).double().quantile(self.look_again)))
@@ -283,11 +295,6 @@ class MaskedAutoencoder(SeriesDetector):
         if variables and (self.network is None or self.network.shape.variables != variables):
             self._new_network(variables, seed=0)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _components(found: Errors) -> Tensor:
-    """(T, 2): reconstruction and discrepancy, means over the variables."""
-    return torch.stack([found.squared.mean(1), found.discrepancy.mean(1)], dim=1)
 
 
 def _cosine(step: int, total: int) -> float:

@@ -123,7 +123,7 @@ def smd_tree(root: Path) -> Path:
     (root / "test_label").mkdir()
     (root / "test_label/machine-1-1.txt").write_text("".join(f"{int(5 <= row < 9 or row == 15)}\n" for row in range(20)))
     (root / "interpretation_label").mkdir()
-    (root / "interpretation_label/machine-1-1.txt").write_text("5-8:1,3\n15-15:2\n")
+    (root / "interpretation_label/machine-1-1.txt").write_text("5-8:1,3\n9-9:2\n15-15:2\n")
     return root
 
 
@@ -219,17 +219,22 @@ def test_swat_of_two_versions_is_refused(tmp_path):
 
 
 def test_real_traces_say_that_their_anomalies_were_put_in(tmp_path):
-    draw = np.random.default_rng(0)
+    draw, real = np.random.default_rng(0), {}
     for file, header in (
         ("alibaba2018/machine_usage_grouped_10_seconds.csv", "cpu_util_percent,mem_util_percent,net_in"),
         ("azure_v2/machine_usage_grouped_300_seconds.csv", "cpu_usage,assigned_mem"),
         ("google2019/machine_usage_grouped_300_seconds_percent.csv", "cpu_util_percent,mem_util_percent"),
     ):
         (tmp_path / file).parent.mkdir(parents=True)
-        np.savetxt(tmp_path / file, 1e6 * draw.normal(size=(5000, header.count(",") + 1)), delimiter=",", header=header, comments="")
+        values = real[file] = 1e6 * draw.normal(size=(5000, header.count(",") + 1))
+        np.savetxt(tmp_path / file, values, delimiter=",", header=header, comments="")
     found = read("datacentertraces", tmp_path, interval_scale=0.3)
     assert list(found) == ["alibaba/trace", "azure/trace", "google/trace"]
-    for recording in found.values():
+    for recording, values in zip(found.values(), real.values()):
+        usual = recording.label == 0
+        assert np.allclose(recording.values[usual], values[usual], rtol=1e-6)
+        changed = np.abs(np.nan_to_num(recording.values - values))
+        assert changed[~usual].max() < np.ptp(values)
         assert "injected" in recording.about["anomalies"] and recording.regions and recording.train_steps is None
     spikes = [region for recording in found.values() for region in recording.regions if region.kind == "point_spike"]
     assert spikes and all(0.15 <= region.magnitude <= 0.3 for region in spikes)  # of the range, whatever the unit

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from stages import errors, io
+from stages import errors, io, params
 from stages.serving import follow
 from stages.serving.follow import Follower
 from stages.serving.series_model import choose
 from stages.timeseries import artefact, build
 from stages.training import Run
+from tests.signals import signal_project
 from tests.timeseries.series import segment, values
 
 VARIABLES = ["cpu", "memory", "queue"]
@@ -197,32 +198,49 @@ def test_an_interrupt_asks_to_stop_and_gives_the_handler_back():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def install(project, category="hard", model="sub-pca", vus=0.5, seeds=(0,), **more):
-    """A fitted model and its results as train and evaluate leave them."""
+def install(project, category="hard", model="sub-pca", vus=0.5, seeds=(0,), models=("sub-pca",)):
+    """A fitted model and its results as train and evaluate leave them, in a project that has `models`."""
+    signal_project(project)
+    text = (project / "params.yaml").read_text()
+    start, end = text.index("series:\n"), text.index("  protocol:\n")
+    entries = "".join(f"    {name}:\n      detector: classical.sub_pca\n" for name in models)
+    runs = "".join(f"    server-{name}:\n      dataset: server\n      model: {name}\n      code: x\n      maths: x\n" for name in models)
+    (project / "params.yaml").write_text(f"{text[:start]}series:\n  datasets: {{}}\n  models:\n{entries}  runs:\n{runs}{text[end:]}")
     for seed in seeds:
         config = {"model": model, "detector": "classical.sub_pca", "options": {"window": FUTURE + 1}, "seed": seed, "variables": VARIABLES}
-        artefact.save(project / artefact.folder("server", model, category, seed), DETECTOR, config | more, [])
-    io.write_json(project / "metrics/server" / model / category / "thresholds.json", {"deployable": {"value": 5.0, "q": 0.01}})
-    io.write_json(project / f"metrics/server/{model}.json", {"dataset": "server", "model": model, "mean": {"vus_pr": {"value": vus}}})
+        artefact.save(project / artefact.folder("server", model, model, category, seed), DETECTOR, config, [])
+    path = project / "metrics/server" / model / "thresholds.json"
+    known = io.read_json(path) if path.is_file() else {}
+    io.write_json(path, known | {category: {"0.01": [{"value": 5.0}]}})
+    about = {"dataset": "server", "model": model, "regime": "unsup-contaminated", "seeds": list(seeds)}
+    io.write_json(project / f"metrics/server/{model}.json", about | {"mean": {"vus_pr": {"value": vus}}})
+    return params.load(project / "params.yaml")
 
 
 def test_the_model_with_the_highest_vus_pr_answers_where_none_is_named(tmp_path):
-    install(tmp_path, model="poor", vus=0.2)
-    install(tmp_path, model="good", vus=0.6, seeds=(10, 9))
-    chosen = choose(tmp_path)
+    install(tmp_path, model="poor", vus=0.2, models=("poor", "good"))
+    settings = install(tmp_path, model="good", vus=0.6, seeds=(9, 10), models=("poor", "good"))
+    chosen = choose(settings, tmp_path)
     assert (chosen.name, chosen.category, chosen.threshold, chosen.place.name) == ("good", "hard", 5.0, "seed9")
-    assert choose(tmp_path, model="poor").name == "poor" and chosen.variables() == VARIABLES
+    assert choose(settings, tmp_path, model="poor").name == "poor" and chosen.variables() == VARIABLES
+
+
+def test_the_model_that_the_report_recommends_answers_first(tmp_path):
+    install(tmp_path, model="poor", vus=0.2, models=("poor", "good"))
+    settings = install(tmp_path, model="good", vus=0.6, models=("poor", "good"))
+    io.write_json(tmp_path / "metrics/report/verdicts.json", {"server, unsup-contaminated": "poor"})
+    assert choose(settings, tmp_path).name == "poor"
 
 
 def test_what_is_not_clear_is_asked_and_what_is_unknown_is_named(tmp_path):
     with pytest.raises(errors.Missing, match="no results of a model of signals"):
-        choose(tmp_path)
+        choose(params.load(signal_project(tmp_path / "new") / "params.yaml"), tmp_path / "new")
     install(tmp_path)
-    install(tmp_path, category="easy")
+    settings = install(tmp_path, category="easy")
     with pytest.raises(errors.UserError, match="which category.*easy, hard.*--category easy"):
-        choose(tmp_path)
+        choose(settings, tmp_path)
     with pytest.raises(errors.UserError, match="no model 'sub-pac'.*did you mean 'sub-pca'"):
-        choose(tmp_path, model="sub-pac", category="hard")
+        choose(settings, tmp_path, model="sub-pac", category="hard")
 
 
 def test_the_command_judges_a_file_and_goes_on_where_it_stopped(assay, path, tmp_path):

@@ -46,9 +46,10 @@ def interleaved(patches: int, passes: int) -> Tensor:
     return torch.arange(patches) % passes == torch.arange(passes)[:, None]
 
 
-def spans(patches: int, length: int) -> Tensor:
-    """(K, N): pass k hides the k-th of N / length neighbouring groups. length divides N."""
-    return torch.arange(patches) // length == torch.arange(patches // length)[:, None]
+def middle(patches: int, count: int) -> Tensor:
+    """(N,): the middle `count` patches."""
+    first, place = (patches - count) // 2, torch.arange(patches)
+    return (place >= first) & (place < first + count)
 
 
 def _lowest(order: Tensor, count: int) -> Tensor:

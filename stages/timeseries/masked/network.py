@@ -119,9 +119,10 @@ class Network(nn.Module):
         return self._encode_visible(tokens + self.positions, mask)
 
     def _encode_visible(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        order = mask.to(torch.uint8).argsort(dim=1, stable=True)  # visible patches first, in their order
-        visible = self.shape.patches - int(mask[0].sum())
-        place = order[:, :visible, None].expand(-1, -1, self.shape.width)
+        if not torch.jit.is_tracing() and (mask.sum(1) != mask[0].sum()).any():
+            raise ValueError(f"every window of a batch must hide as many patches, got {sorted(set(mask.sum(1).tolist()))}; split the batch by count")
+        place = (~mask).nonzero()[:, 1].reshape(mask.shape[0], -1)  # visible patches, in their order
+        place = place[..., None].expand(-1, -1, self.shape.width)
         seen = self._encoded(tokens.gather(1, place))
         latents = [
             token.expand_as(tokens).scatter(1, place, seen) for token in (self.mask_token, self.student_mask_token) if token is not None

@@ -3,12 +3,12 @@
 Two quantities of a step come from the windows that hide it: how far the redrawn values are from the true ones, and how far the student is from the
 teacher. `fixed`, `adaptive` and `normalised` add their squares with different weights. `multiscale` looks at the signed error instead: hidden steps
 are redrawn from their surroundings, so that on normal data the error is noise around 0, and a shift of many small steps that no single one shows is
-plain in their mean. It takes the mean and the spread of the error over windows of several lengths, whitens each over the variables with what normal
-validation data shows, and adds the squared lengths.
+plain in their mean. It takes the mean of the error over windows of several lengths and, as its liveliness, the logs of its variance and of its mean
+squared change from step to step, whitens each over the variables with what normal validation data shows, and adds the squared lengths.
 
 All statistics come from normal validation data alone and are buffers.
 
-T time steps, V variables, S lengths, F statistics of a step (V means, and V spreads where the length is at least SPREAD_FROM).
+T time steps, V variables, S lengths.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 ScoreMode = Literal["fixed", "adaptive", "normalised", "multiscale"]
 MAD = 1.4826  # makes the median absolute deviation of normal data its standard deviation
-SPREAD_FROM = 10  # steps, for a spread to be worth measuring
+LIVELY_FROM = 10  # steps, for a variance to be worth measuring
 RIDGE = 0.02  # of the variances, added to a covariance before it is inverted
 CLIP = 3.0  # robust deviations; single bursts of normal data would drown what the spread is to show
-LEAST = 1e-4  # variance of a standardised error that counts as no movement
+LEAST = 1e-2  # variance of a standardised error that counts as no movement
 
 
 class Errors(NamedTuple):
@@ -33,6 +33,11 @@ class Errors(NamedTuple):
     signed: Tensor  # (T, V) true - redrawn
     squared: Tensor  # (T, V) of the same
     discrepancy: Tensor  # (T, V) (teacher - student) squared
+
+
+def components(squared: Tensor, discrepancy: Tensor) -> Tensor:
+    """(T, V) each to (T, 2): reconstruction and discrepancy, means over the variables."""
+    return torch.stack([squared.mean(1), discrepancy.mean(1)], dim=1)
 
 
 class Calibration(nn.Module):
@@ -61,25 +66,25 @@ class Calibration(nn.Module):
 
 
 class Multiscale(nn.Module):
-    """Squared length of the whitened mean of the signed error, and of the log of its spread, over windows centred on each step."""
+    """Squared lengths of the whitened means of the signed error, and of its whitened liveliness, over windows centred on each step."""
 
-    def __init__(self, lengths: Sequence[int], spread_weight: float) -> None:
-        """lengths: of the windows in steps. spread_weight: of the spreads beside the means; 0 leaves them out."""
+    def __init__(self, lengths: Sequence[int], liveliness_weight: float) -> None:
+        """lengths: of the windows in steps. liveliness_weight: beside the means; 0 leaves it out."""
         super().__init__()
         if not lengths or min(lengths) < 1:
             raise ValueError(f"lengths must name at least one window of at least one step, got {list(lengths)}")
-        self.lengths, self.weights = tuple(lengths), (1.0, spread_weight)
-        self.spread_lengths = tuple(length for length in lengths if length >= SPREAD_FROM) if spread_weight else ()
+        self.lengths, self.weight = tuple(lengths), liveliness_weight
+        self.lively_lengths = tuple(length for length in lengths if length >= LIVELY_FROM) if liveliness_weight else ()
         self.register_buffer("centre", torch.empty(0))  # (V,)
         self.register_buffer("deviation", torch.empty(0))  # (V,)
-        for name in ("level", "liveliness"):
+        for name in ("level", "liveliness"):  # of V and of 2 V values
             self.register_buffer(f"{name}_middle", torch.empty(0))  # (S, V)
             self.register_buffer(f"{name}_whiten", torch.empty(0))  # (S, V, V), scaled so that the squared length has the median 1
 
     @property
     def reach(self) -> int:
-        """A score depends on the errors of so many steps on either side."""
-        return max(self.lengths) // 2
+        """A score depends on the errors of so many steps on either side; one more than half a window, for the change that leads into it."""
+        return max(self.lengths) // 2 + 1
 
     def fit(self, normal: Sequence[Tensor]) -> Self:
         """normal: signed errors of normal stretches, (T, V) each."""
@@ -88,8 +93,8 @@ class Multiscale(nn.Module):
         self.deviation = (MAD * (every - self.centre).abs().median(0).values).clamp(min=1e-6)
         shares = [self._shared(part) for part in normal]
         self.level_middle, self.level_whiten = _whitening([[moving_mean(part, length) for part in shares] for length in self.lengths])
-        if self.spread_lengths:
-            measured = [[log_spread(part, length) for part in shares] for length in self.spread_lengths]
+        if self.lively_lengths:
+            measured = [[liveliness(part, length) for part in shares] for length in self.lively_lengths]
             self.liveliness_middle, self.liveliness_whiten = _whitening(measured)
         return self
 
@@ -97,10 +102,11 @@ class Multiscale(nn.Module):
         """(T, V) signed errors to the part of each variable in the score, (T, V) >= 0; their sum is the score."""
         shared = self._shared(signed)
         parts = _squares([moving_mean(shared, length) for length in self.lengths], self.level_middle, self.level_whiten)
-        if not self.spread_lengths:
+        if not self.lively_lengths:
             return parts
-        spreads = [log_spread(shared, length) for length in self.spread_lengths]
-        return parts + self.weights[1] * _squares(spreads, self.liveliness_middle, self.liveliness_whiten)
+        measured = [liveliness(shared, length) for length in self.lively_lengths]
+        lively = _squares(measured, self.liveliness_middle, self.liveliness_whiten)  # (T, 2 V)
+        return parts + self.weight * lively.unflatten(1, (2, -1)).sum(1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         for name, buffer in self.named_buffers(recurse=False):
@@ -122,10 +128,16 @@ def moving_mean(series: Tensor, length: int) -> Tensor:
     return ((total[stop] - total[first]) / (stop - first)[:, None]).float()
 
 
-def log_spread(series: Tensor, length: int) -> Tensor:
-    """(T, V) log variance over `length` steps centred on each step; a sensor that stands still has a very low one."""
-    series = series.clamp(-CLIP, CLIP)
-    return (moving_mean(series.square(), length) - moving_mean(series, length).square()).clamp(min=LEAST).log()
+def liveliness(series: Tensor, length: int) -> Tensor:
+    """(T, 2 V) logs over `length` steps centred on each step: of the variance, and of the mean squared change from one step to the next.
+
+    Of a sensor that stands still the second is very low even where what was expected of it moves.
+    """
+    bounded = series.clamp(-CLIP, CLIP)
+    variance = moving_mean(bounded.square(), length) - moving_mean(bounded, length).square()
+    change = series.diff(dim=0, prepend=series[:1]).clamp(-CLIP, CLIP)
+    change[:1] = change[min(1, len(change) - 1)]  # the first step has none of its own
+    return torch.cat([variance.clamp(min=LEAST), moving_mean(change.square(), length).clamp(min=LEAST)], dim=1).log()
 
 
 def _squares(measured: list[Tensor], middle: Tensor, whiten: Tensor) -> Tensor:

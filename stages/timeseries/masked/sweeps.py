@@ -35,13 +35,11 @@ def all_patches(steps: int, network: Network, stride: int, passes: int) -> list[
 def centred(steps: int, network: Network, stride: int, count: int) -> list[Sweep]:
     """The middle `count` patches of every window, hidden together; of the first and the last window also those beside them."""
     starts, patches = _starts(steps, network.shape.steps, stride), network.shape.patches
-    first = (patches - count) // 2
-    place = torch.arange(patches)
-    middle = (place >= first) & (place < first + count)
+    first, place = (patches - count) // 2, torch.arange(patches)
     before = [(place >= at) & (place < min(at + count, first)) for at in range(0, first, count)]
     after = [(place >= at) & (place < at + count) for at in range(first + count, patches, count)]
     ends = [*((starts[:1], mask) for mask in before), *((starts[-1:], mask) for mask in after)]
-    return [Sweep(starts, middle), *(Sweep(*end) for end in ends)]
+    return [Sweep(starts, masks.middle(patches, count)), *(Sweep(*end) for end in ends)]
 
 
 @torch.no_grad()
