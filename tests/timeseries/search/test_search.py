@@ -22,6 +22,7 @@ from stages.timeseries.search import judging, origin, outputs
 from stages.timeseries.search.grid import GRIDS
 from stages.timeseries.search.plan import Plan, Stage
 from stages.timeseries.search.two_stage import Limits, search
+from stages.types import Batch
 
 STAGE = Stage(3000, 0.3, 0.2, 1, 32)
 TINY = Plan(gain=1.0, interval_scale=0.5, judged=(30, 10, 20), quick=STAGE, full=STAGE._replace(epochs=2))
@@ -65,6 +66,23 @@ def test_every_combination_is_one_that_the_model_can_be_built_with(grid, regime)
         model = MaskedAutoencoder(**options)
         assert model.mask_last_n == 100 // point.levels["num_patches"] and model.regime == regime
         assert all(options[name] == level for name, level in point.levels.items())
+
+
+def test_levels_that_share_a_network_differ_in_what_it_learns_from_anomalies():
+    """Else two combinations of the grid would be the same model. With fewer than 16 normal windows the dynamic margin is not measured."""
+    plan, same = Plan(), {"masking_ratio": 0.4, "num_patches": 10, "patchify_mode": "linear"}
+    label = torch.zeros(40, 100, dtype=torch.int8)
+    label[::2, 40:60] = 1
+    window = torch.randn(40, 100, 8, generator=torch.Generator().manual_seed(0))
+    batch = Batch({"window": window, "label": label}, label.amax(1).long(), None, [], [])
+
+    def loss(levels: dict) -> float:
+        model = MaskedAutoencoder(**judging.options_of(plan, plan.quick, levels))
+        model._new_network(8, seed=0)
+        return model._loss(batch, torch.Generator().manual_seed(0), done=0.5).item()
+
+    compared = [point.levels for point in plan.points if same.items() <= point.levels.items()]
+    assert len({loss(levels) for levels in compared}) == len(compared) == 2 * 3 * 2 * 2
 
 
 def test_the_files_are_there_and_say_the_same_of_the_best(found, written):
