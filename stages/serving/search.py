@@ -77,7 +77,9 @@ def series(
     if as_json:
         typer.echo(as_text({"folder": folder, "stage": found.final, "best": config, "rows": rows}))
         return
-    show(rows[:SHOWN], False, ("number", *config["levels"], *FIGURES))
+    for row in rows[:SHOWN]:
+        row["combination"] = " ".join(f"{name}={row[name]}" for name in config["levels"])
+    show(rows[:SHOWN], False, ("number", *FIGURES, "combination"))
     say(f"the best of the {found.final} stage by validation, in regime {plan.regime}; all of it is in {folder}")
 
 

@@ -60,11 +60,11 @@ def quick_table(found: Found) -> Rows:
 
 def full_table(found: Found) -> Rows:
     """Beside its own figures each row has those of the quick stage, what spoke for it, and what the longer training gained on the test block."""
-    quick = {row["number"]: row for row in quick_table(found)}
+    quick = {line["number"]: line["figures"] for line in judged(found.quick)}
     rows = []
     for row in table(found.plan, judged(found.full)):
         before = quick[row["number"]]
-        earlier = {f"quick_{name}": before[name] for name in found.quick[0]["figures"] if name in before}
+        earlier = {f"quick_{name}": value for name, value in before.items()}
         gained = round(row["test_roc_auc"] - before["test_roc_auc"], 6)
         rows.append({**row, **earlier, "improvement": gained, "selection_criterion": found.selection.criterion[row["number"]]})
     return rows

@@ -45,6 +45,15 @@ def found(tmp_path_factory):
     return result, folder
 
 
+def test_a_refused_combination_is_listed_with_its_reason_and_keeps_no_other_from_the_tables(found, tmp_path):
+    result = found[0]
+    refused = {"number": 431, "refused": "the loss became nan", "seconds": 0.1}
+    outputs.write(result._replace(quick=[refused, *result.quick]), tmp_path, {})
+    assert len(_rows(tmp_path / "quick_results.csv")) == 3 and len(_rows(tmp_path / "full_results.csv")) == 1
+    listed = io.read_json(tmp_path / "metadata.json")["refused"]
+    assert listed == [{"stage": "quick", "number": 431, "reason": "the loss became nan"}]
+
+
 @pytest.fixture(scope="module")
 def written(found, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
