@@ -128,6 +128,32 @@ class SeriesProtocol(Section):
     bootstrap_resamples: int = Field(ge=100)
 
 
+class SearchStage(Section):
+    """One stage of the search: a signal cut into what is learnt from, chosen by and reported, in order of time."""
+
+    steps: int = Field(ge=1000)
+    train: float = Field(gt=0, lt=1)  # share of the steps
+    val: float = Field(gt=0, lt=1)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+
+
+class SeriesSearch(Section):
+    """The slice of the two-stage search that the pipeline runs; see docs/series_search.md."""
+
+    grid: Literal["seed", "improved"]
+    regime: Literal["unsup-clean", "unsup-contaminated", "weak", "synth-erase"]
+    gain: float = Field(gt=0)  # strength of the anomalies: 1, .3 and .15 are easy, medium and hard
+    seed: int
+    data_seed: int  # of its own signals, which are not those of a data set
+    interval_scale: float = Field(gt=0)  # stretches the gaps between anomalies
+    judged: list[Annotated[int, Field(ge=1)]] = Field(min_length=3, max_length=3)  # windows of a block: pure normal, disturbing normal, anomaly
+    combinations: int | None = Field(ge=2)  # drawn from the grid; null: all
+    keep: list[Annotated[int, Field(ge=1)]] = Field(min_length=2, max_length=2)  # the fewest and the most that go on to the full stage
+    quick: SearchStage
+    full: SearchStage
+
+
 class Series(Section):
     """The task of signals: its data sets, detectors and protocol, as the sections of the same names are for images."""
 
@@ -135,6 +161,7 @@ class Series(Section):
     models: dict[str, Annotated[Annotated[SeriesModel, Tag(TAGS[0])] | Annotated[SeriesGroup, Tag(TAGS[1])], Discriminator(_shape)]]
     runs: dict[str, SeriesRun]
     protocol: SeriesProtocol
+    search: SeriesSearch | None = None
 
     def entry(self, section: str, name: str) -> Any:
         """The entry `name` of a section, or an error that names the nearest one."""

@@ -125,11 +125,11 @@ def _go_on(folder: Path, ctx: typer.Context) -> Plan:
 
 def _about(found: Found, workers: int, started: float) -> dict[str, Any]:
     """What differs from one machine and one call to the next."""
-    from importlib.metadata import version
+    from stages.search_series import versions
 
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy")}},
+        "versions": versions(),
         "commit": done.stdout.strip() or None,
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(), "workers": workers},
         "wall_s": round(time.monotonic() - started, 1),

@@ -251,12 +251,12 @@ class MaskedAutoencoder(SeriesDetector):
         return steps.unflatten(1, (self.shape.patches, -1)).any(2)
 
     def _mask(self, batch: int, generator: torch.Generator, anomalous: Tensor) -> Tensor:
-        patches, ratio = self.shape.patches, self.ratio
+        patches, ratio, first = self.shape.patches, self.ratio, anomalous.cpu() if self.force_mask_anomaly else None
         if self.strategy == "feature_wise":
-            return self.network.drawn_mask(batch, ratio, generator)
+            return masks.drawn_by_variable(batch, patches, self.network.shape.variables, ratio, generator, first)
         if self.strategy == "span":
             return masks.drawn_spans(batch, patches, ratio, generator)
-        mask = masks.drawn(batch, patches, ratio, generator, anomalous.cpu() if self.force_mask_anomaly else None)
+        mask = masks.drawn(batch, patches, ratio, generator, first)
         if self.strategy == "mixed":
             either = torch.rand(batch, 1, generator=generator) < 0.5
             return torch.where(either, mask, masks.drawn_spans(batch, patches, ratio, generator))

@@ -30,9 +30,13 @@ def drawn_spans(batch: int, patches: int, ratio: float, generator: torch.Generat
     return (place >= start) & (place < start + count)
 
 
-def drawn_by_variable(batch: int, patches: int, variables: int, ratio: float, generator: torch.Generator | None = None) -> Tensor:
-    """(B, N, V) with exactly `hidden_count` patches of each variable, drawn for each on its own."""
+def drawn_by_variable(
+    batch: int, patches: int, variables: int, ratio: float, generator: torch.Generator | None = None, first: Tensor | None = None
+) -> Tensor:
+    """(B, N, V) with exactly `hidden_count` patches of each variable, drawn for each on its own. first: as for `drawn`, for every variable."""
     order = torch.rand(batch, patches, variables, generator=generator)
+    if first is not None:
+        order = order - first[..., None].to(order)
     return _lowest(order.transpose(1, 2), hidden_count(patches, ratio)).transpose(1, 2)
 
 

@@ -85,7 +85,10 @@ def learnt(found: Found) -> dict[str, Any]:
             stage: {"of": len(plan.points) if stage == "quick" else len(selection.criterion), "finished": len(lines)}
             for stage, lines in stages.items()
         },
-        "refused": [{"stage": stage, "number": line["number"], "reason": line["refused"]} for stage, lines in stages.items() for line in lines if "refused" in line],
+        "refused": [
+            {"stage": stage, "number": line["number"], "reason": line["refused"]}
+            for stage, lines in stages.items() for line in lines if "refused" in line
+        ],
         "windows": found.best["windows"],
         "without_a_model": {stage: floor(plan, stage) for stage in stages},
         "selection": None if selection is None else {

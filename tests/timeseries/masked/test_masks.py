@@ -35,6 +35,8 @@ def test_patches_that_come_first_are_hidden_before_any_other_and_the_count_stays
     first[:, :wanted] = True
     mask = masks.drawn(5, 25, 0.4, torch.Generator().manual_seed(0), first)
     assert (mask.sum(1) == 10).all() and ((mask & first).sum(1) == min(wanted, 10)).all()
+    by_variable = masks.drawn_by_variable(5, 25, 3, 0.4, torch.Generator().manual_seed(0), first)
+    assert (by_variable.sum(1) == 10).all() and ((by_variable & first[..., None]).sum(1) == min(wanted, 10)).all()
 
 
 @given(st.integers(2, 40), st.data())
