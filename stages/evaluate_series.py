@@ -81,8 +81,8 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         for split, segments, scores in splits
         for position, seed in enumerate(seeds)
     ]
-    counts, attribution = counts_at(judgement, laid, label), _attribution(params, places[0], test)
-    return {"judged": judgement, "counts": counts, "predictions": predictions, "attribution": attribution}
+    seen = {"attribution": _attribution(params, places[0], test), "parts": _parts(params, places[0], test, label)}
+    return {"judged": judgement, "counts": counts_at(judgement, laid, label), "predictions": predictions, **seen}
 
 
 def _score(params: Params, place: Path, segments: Sequence[Segment]) -> list[np.ndarray]:
@@ -97,6 +97,24 @@ def _attribution(params: Params, place: Path, segments: Sequence[Segment]) -> np
     detector, raw = _open(params, place, segments)
     shares = [detector.attribution(values) for values in raw]
     return None if any(one is None for one in shares) else np.concatenate([one.cpu().numpy() for one in shares])
+
+
+def _parts(params: Params, place: Path, segments: Sequence[Segment], label: np.ndarray) -> dict[str, dict[str, float]]:
+    """What the parts of a method are worth alone, in its first seed: name of the part -> metric -> value."""
+    import numpy as np
+
+    from stages.metrics.inputs import Undefined
+    from stages.metrics.ranking import average_precision
+    from stages.metrics.vus import vus
+
+    detector, raw = _open(params, place, segments)
+    found, lengths = [detector.components(values) for values in raw], [segment.steps for segment in segments]
+    scores = {part: np.concatenate([one[part].cpu().numpy() for one in found]) for part in found[0]}
+    try:
+        volumes = {part: vus(score, label, params.signals.protocol.vus_buffer, lengths)[1] for part, score in scores.items()}
+        return {part: {"vus_pr": volumes[part], "pr_auc": average_precision(score, label)} for part, score in scores.items()}
+    except Undefined:
+        return {}
 
 
 def _open(params: Params, place: Path, segments: Sequence[Segment]) -> tuple[SeriesDetector, list[Tensor]]:
@@ -120,6 +138,8 @@ def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> d
     about = {"dataset": run.dataset, "model": row, "label": entry.label, "regime": entry.regime, "seeds": params.signals.seeds(run)}
     result = series_result(about, done, {category: judged[category]["counts"] for category in done}, refused)
     predictions = [rows for category in done for rows in judged[category]["predictions"]]
+    if parts := {category: judged[category]["parts"] for category in done if judged[category]["parts"]}:
+        result["parts"] = parts
     folder = result_folder(run.dataset, run.model, row)
     write_series_tables(folder, result, done, predictions)
     for category in done:

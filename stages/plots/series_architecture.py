@@ -217,7 +217,7 @@ def margin_types(architecture: Architecture) -> Figure:
     return figure(
         GROUP, "margin_types", alt.layer(lines, *rules, *words).properties(width=640, height=290),
         "Three ways to push the student off the teacher on known anomalies",
-        "Only the regime `weak` knows anomalies; softplus never stops pushing, the dynamic margin follows the normal patches",
+        "Only the regime weak knows anomalies; softplus never stops pushing, the dynamic margin follows the normal patches",
     )  # fmt: skip
 
 

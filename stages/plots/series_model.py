@@ -214,7 +214,8 @@ def hypothesis_verification(scored: Scored) -> Figure:
     holding = sum(row["verdict"] == "holds" for row in rows)
     return figure(
         GROUP, "hypothesis_verification", (chance + bars + dots).properties(width=480, height=38 * len(rows)), f"{holding} of {len(rows)} claims hold",
-        "A claim holds where the whole interval lies above one half (dotted), and does not hold where all of it lies below",
+        ["It holds where the whole interval lies above one half (dotted), and does not where all of it lies below.",
+         "Windows count as independent, although some show one event: the intervals are somewhat too narrow."],
     )  # fmt: skip
 
 

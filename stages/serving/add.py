@@ -20,7 +20,7 @@ from stages.params import Params, ParamsError, nearest
 
 DVC = Path("dvc.yaml")
 NAME = r"[a-z0-9][a-z0-9_-]*"
-TAKEN = ("bench", "ensemble", "report", "track")  # folders of metrics/ that are no data set
+TAKEN = ("bench", "ensemble", "report", "search", "track")  # folders of metrics/ that are no data set
 
 
 class Added(NamedTuple):

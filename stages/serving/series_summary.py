@@ -85,8 +85,20 @@ def _comparison(judged: Sequence[Row], result: Mapping[str, Any]) -> dict[str, A
         return {}
     known = [{"low": None, "high": None} | one for one in cells]
     drawn = {"quality": series_charts.intervals(known, "VUS-PR", list(dict.fromkeys(one["category"] for one in cells)))}
+    drawn |= _parts(result)
     found = [{"model": row.model, **one} for row in judged for one in _found_by_kind(row)]
     return drawn | ({"kinds": series_charts.by_kind(found, [row.model for row in judged])} if len({one["kind"] for one in found}) > 1 else {})
+
+
+def _parts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the first detector that has parts, what each is worth alone."""
+    parts = next((one["parts"] for one in result.values() if "parts" in one), {})
+    rows = [
+        {"category": category, "part": part, "value": values["vus_pr"], "low": None, "high": None}
+        for category, of in parts.items()
+        for part, values in of.items()
+    ]
+    return {"parts": series_charts.parts(rows, "VUS-PR", list(parts))} if rows else {}
 
 
 def _found_by_kind(row: Row) -> list[dict[str, Any]]:

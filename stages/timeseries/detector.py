@@ -66,6 +66,11 @@ class SeriesDetector(nn.Module):
         """What each variable adds to the score of a step, (T, V) >= 0; None where the method cannot say."""
         return None
 
+    @torch.no_grad()
+    def components(self, values: Tensor) -> dict[str, Tensor]:
+        """Scores of the same steps by parts of the method alone, (T,) each, to see what each is worth; none where it has no parts."""
+        return {}
+
     def learn(self, train: Sequence[Stretch], val: Sequence[Stretch], run: Run) -> None:
         raise NotFitted(f"{type(self).__name__} does not define learn")
 

@@ -33,7 +33,8 @@ def rendered(name: str = "parts") -> str:
         "histogram": None,
     }
     section = {
-        "task": "image", "unit": "image", "name": name, "rows": rows, "columns": {key: COLUMNS[key] for key in metrics}, "recommended": "patchcore", "note": "", "pictures": [],
+        "task": "image", "unit": "image",
+        "name": name, "rows": rows, "columns": {key: COLUMNS[key] for key in metrics}, "recommended": "patchcore", "note": "", "pictures": [],
         "errors_together": [{"models": ["patchcore", "<b>padim"], "both": 7, "by_chance": 2.4}],
         "verdict": {"headline": f"Take {name}", "why": ["because"], "tiles": [("3", "false alarms")]}, "seeds": {"patchcore": [0]},
         "charts": {}, "detail": [detail], "shifts": [], "warnings": [f"{name} is broken"],

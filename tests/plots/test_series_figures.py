@@ -5,6 +5,7 @@ import io
 import json
 import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,3 +154,10 @@ def test_every_picture_can_be_drawn_and_is_not_blank(group):
         assert "NaN" not in svg and "undefined" not in svg, name
         pixels = np.asarray(Image.open(io.BytesIO(one.png())).convert("L"))
         assert (pixels < 200).mean() > 0.003 and max(pixels.shape) < 4000, name
+
+
+def test_the_page_explains_every_picture_in_the_order_of_the_list():
+    page = (Path(__file__).parents[2] / "docs" / "series_plots.md").read_text(encoding="utf-8")
+    for group, text in zip(NAMES, re.split(r"^## ", page, flags=re.MULTILINE)[1:], strict=True):
+        explained = [name for row in re.findall(r"^\| (\w[^|]*) \|", text, re.MULTILINE) for name in row.split(", ") if name != "name"]
+        assert text.startswith(group) and tuple(explained) == NAMES[group]

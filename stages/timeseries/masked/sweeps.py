@@ -28,13 +28,13 @@ class Sweep(NamedTuple):
 
 def all_patches(steps: int, network: Network, stride: int, passes: int) -> list[Sweep]:
     """Every patch of every window, `passes` times a part of them."""
-    starts = _starts(steps, network.shape.steps, stride)
+    starts = starts_of(steps, network.shape.steps, stride)
     return [Sweep(starts, mask) for mask in masks.interleaved(network.shape.patches, passes)]
 
 
 def centred(steps: int, network: Network, stride: int, count: int) -> list[Sweep]:
     """The middle `count` patches of every window, hidden together; of the first and the last window also those beside them."""
-    starts, patches = _starts(steps, network.shape.steps, stride), network.shape.patches
+    starts, patches = starts_of(steps, network.shape.steps, stride), network.shape.patches
     first, place = (patches - count) // 2, torch.arange(patches)
     before = [(place >= at) & (place < min(at + count, first)) for at in range(0, first, count)]
     after = [(place >= at) & (place < at + count) for at in range(first + count, patches, count)]
@@ -86,7 +86,7 @@ def last_errors(network: Network, values: Tensor, stride: int, count: int) -> Er
     return Errors(*(torch.cat(column)[window_of] for column in zip(*parts, strict=True)))
 
 
-def _starts(steps: int, length: int, stride: int) -> Tensor:
+def starts_of(steps: int, length: int, stride: int) -> Tensor:
     starts = torch.arange(0, steps - length + 1, stride)
     return starts if starts[-1] == steps - length else torch.cat([starts, torch.tensor([steps - length])])
 
