@@ -153,3 +153,32 @@ def test_a_name_of_two_data_sets_and_a_missing_section_are_refused_in_words(fini
     twice.write_text(text[:start] + text[text.index("protocol:\n  seeds:", text.index("bootstrap_resamples", start)) :])
     with pytest.raises(params.ParamsError, match="has no section series"):
         assert params.load(twice).signals
+
+
+def test_the_command_runs_the_verbs_of_signals_and_shows_their_table(finished, tmp_path, monkeypatch, capsys):
+    from stages.serving import cli
+
+    folder = shutil.copytree(finished, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    (folder / "metrics/pump/clean.json").unlink()
+    for arguments in (["evaluate", "pump-clean", "--json"], ["leaderboard", "--markdown"]):
+        monkeypatch.setattr("sys.argv", ["assay", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+    printed = capsys.readouterr().out
+    assert '"pump-clean": 0' in printed and "**pump, unsup-clean**" in printed and "VUS-PR" in printed
+    assert result(folder, "clean") == result(finished, "clean")
+
+
+def test_a_folder_is_looked_at_before_it_is_used(finished):
+    from stages.serving import signal_check
+
+    found = signal_check.examine(finished / "recordings")
+    assert [(one.recording, one.steps, one.variables, one.anomalous) for one in found] == [
+        ("new/run", 1200, ("pressure", "flow"), 120),
+        ("old/run", 1200, ("pressure", "flow"), 120),
+    ]
+    assert "new/run: 1200 steps of 2 variables, no times, 120 anomalous" in signal_check.render(found)
+    text = signal_check.render([one._replace(anomalous=None, stretches=2, missing=3) for one in found])
+    assert "no labels, 2 stretches, 3 values missing" in text and "but not judged" in text

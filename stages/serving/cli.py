@@ -39,6 +39,7 @@ Names = Annotated[list[str] | None, typer.Argument(help="Names of data sets, or 
 Layout = Annotated[
     str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")
 ]
+Signals = Annotated[bool, typer.Option("--signals", help="It holds signals, not images: CSV or parquet files, a row a step.")]
 Images = Annotated[list[Path] | None, typer.Option(help="A folder of images to learn from; may be given more than once.")]
 Prepared = Annotated[list[str] | None, typer.Option(help="A prepared data set whose training images are learnt from.")]
 Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
@@ -63,9 +64,16 @@ def data_check(
     adapter: Layout = None,
     write_csv: Annotated[Path | None, typer.Option(help="Write the labels found as a CSV, to correct by hand and read back.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG with a few images of every type.")] = None,
+    signals: Signals = False,
     as_json: Json = False,
 ) -> None:
     """Say which layout a folder has, what is wrong with it, and what Assay will do. Changes nothing. Exit code 1 where it cannot go on."""
+    if signals:
+        from stages.serving import signal_check
+
+        recordings = signal_check.examine(directory, adapter)
+        typer.echo(as_text([one._asdict() for one in recordings]) if as_json else signal_check.render(recordings))
+        return
     from stages.datasets import check
     from stages.datasets.splits import Rule
 
@@ -89,7 +97,7 @@ def add_data(
         str | None, typer.Option(help="For small defects on large images: cut them into tiles at this size in pixels, e.g. 2048 or 2000x8000.")
     ] = None,
     overlap: Annotated[int | None, typer.Option(help="Of neighbouring tiles, in pixels; an eighth of a tile by default.")] = None,
-    signals: Annotated[bool, typer.Option("--signals", help="It holds signals, not images: CSV or parquet files, a row a step.")] = False,
+    signals: Signals = False,
     as_json: Json = False,
 ) -> None:
     """Write a data set of your own into params.yaml and dvc.yaml, then say what to do next. Comments in the files stay."""

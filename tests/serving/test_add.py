@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from stages import params
 from stages.datasets.samples import DataError
 from stages.params import ParamsError
-from stages.serving.add import add
+from stages.serving.add import add, add_signals
 from tests.projects import photograph
 
 
@@ -143,3 +143,30 @@ def test_a_canvas_that_is_none_is_refused_and_nothing_is_written(project, assay)
         code, _, err = assay("add", "My Photos", "--canvas", canvas)
         assert code == 1 and said in err
     assert Path("params.yaml").read_text() == before
+
+
+def test_signals_get_the_detectors_of_the_other_signals_and_every_other_line_stays(project):
+    before = {name: Path(name).read_text().splitlines() for name in ("params.yaml", "dvc.yaml")}
+    (project / "press").mkdir()
+    added = add_signals(Path("press"))
+    settings = params.load().signals
+    assert settings.datasets["press"].model_dump(exclude_none=True) == {"adapter": "signal_folder", "source": "press"}
+    assert {settings.runs[run].model for run in added.runs} == {run.model for run in settings.runs.values()}
+    for run in added.runs:
+        other = next(entry for entry in settings.runs.values() if entry.model == settings.runs[run].model and entry.dataset == "server")
+        assert settings.runs[run] == other.model_copy(update={"dataset": "press"})
+    assert {"metrics/press", "models/press", "data/press/manifest.json"} <= set(added.deps["track"]) and "metrics/press" in added.deps["report"]
+    for name, old in before.items():
+        changes = [line for line in difflib.ndiff(old, Path(name).read_text().splitlines()) if line[0] in "+-"]
+        assert changes and all(line.startswith("+ ") for line in changes)
+
+
+def test_signals_with_a_name_that_is_taken_or_a_model_that_is_none_change_nothing(project):
+    before = Path("params.yaml").read_bytes()
+    (project / "press").mkdir()
+    for name, models, said in (("solar", (), "is taken"), ("server", (), "is taken"), ("press", ("kmeans",), "no entry 'kmeans'")):
+        with pytest.raises(ParamsError, match=said):
+            add_signals(Path("press"), name, models=models)
+    with pytest.raises(ParamsError, match="is taken"):
+        add(Path("My Photos"), "server")
+    assert Path("params.yaml").read_bytes() == before
