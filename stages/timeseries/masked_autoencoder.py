@@ -152,7 +152,7 @@ class MaskedAutoencoder(SeriesDetector):
     def attribution(self, values: Tensor) -> Tensor:
         """With the score mode "multiscale" what each variable adds to the score, otherwise its squared error."""
         found = self.errors(self.standardised(values))
-        return self.multiscale(found.signed) if self.score_mode == "multiscale" else found.squared
+        return self.multiscale(found) if self.score_mode == "multiscale" else found.squared
 
     @torch.no_grad()
     def components(self, values: Tensor) -> dict[str, Tensor]:
@@ -167,7 +167,7 @@ class MaskedAutoencoder(SeriesDetector):
     def combined(self, found: Errors) -> Tensor:
         """Errors of T steps to their scores, (T,)."""
         if self.score_mode == "multiscale":
-            return self.multiscale(found.signed).sum(1)
+            return self.multiscale(found).sum(1)
         return self.calibration.combined(self._components(found), self.score_mode, self.weight)
 
     @torch.no_grad()
@@ -286,7 +286,7 @@ class MaskedAutoencoder(SeriesDetector):
         long_enough = [stretch for stretch in normal if len(stretch.values) >= self.shape.steps] or normal
         found = [self.errors(stretch.values.to(device)) for stretch in long_enough if len(stretch.values)]
         self.calibration.fit(torch.cat([self._components(one) for one in found]))
-        self.multiscale.fit([one.signed for one in found])
+        self.multiscale.fit(found)
         if self.look_again:
             self.suspicion.fill_(float(torch.cat([self.combined(one) for one in found]).double().quantile(self.look_again)))
 

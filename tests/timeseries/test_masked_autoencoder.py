@@ -1,5 +1,6 @@
 """What the masked autoencoder promises beyond the contract of every detector of signals (test_contract.py)."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -235,3 +236,14 @@ def test_a_training_that_was_killed_ends_as_one_that_was_not(tmp_path):
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_the_configuration_of_its_page_is_one():
+    from ruamel.yaml import YAML
+
+    from stages.timeseries import build
+
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/masked_autoencoder.md").read_text(), re.DOTALL).group(1)
+    options = dict(YAML(typ="safe").load(block)["masked-autoencoder"])
+    model = build(options.pop("detector"), options, at=("series", "models", "masked-autoencoder"))
+    assert model.hidden == 8 and model.stride == 40 and model.regime == "unsup-contaminated"

@@ -3,8 +3,8 @@
 Two quantities of a step come from the windows that hide it: how far the redrawn values are from the true ones, and how far the student is from the
 teacher. `fixed`, `adaptive` and `normalised` add their squares with different weights. `multiscale` looks at the signed error instead: hidden steps
 are redrawn from their surroundings, so that on normal data the error is noise around 0, and a shift of many small steps that no single one shows is
-plain in their mean. It takes the mean of the error over windows of several lengths and, as its liveliness, the logs of its variance and of its mean
-squared change from step to step, whitens each over the variables with what normal validation data shows, and adds the squared lengths.
+plain in their mean. It takes the mean of the error over windows of several lengths and, as liveliness, the logs of the variance of the error and of the
+mean squared change of the values from step to step, whitens each over the variables with what normal validation data shows, and adds the squared lengths.
 
 All statistics come from normal validation data alone and are buffers.
 
@@ -24,7 +24,7 @@ MAD = 1.4826  # makes the median absolute deviation of normal data its standard 
 LIVELY_FROM = 10  # steps, for a variance to be worth measuring
 RIDGE = 0.02  # of the variances, added to a covariance before it is inverted
 CLIP = 3.0  # robust deviations; single bursts of normal data would drown what the spread is to show
-LEAST = 1e-2  # variance of a standardised error that counts as no movement
+LEAST = 1e-2, 1e-4  # what counts as no movement: variance of the error, squared change of the values
 
 
 class Errors(NamedTuple):
@@ -33,6 +33,7 @@ class Errors(NamedTuple):
     signed: Tensor  # (T, V) true - redrawn
     squared: Tensor  # (T, V) of the same
     discrepancy: Tensor  # (T, V) (teacher - student) squared
+    values: Tensor | None = None  # (T, V) what was redrawn; the mode `multiscale` looks at it too
 
 
 def components(squared: Tensor, discrepancy: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class Calibration(nn.Module):
 
 
 class Multiscale(nn.Module):
-    """Squared lengths of the whitened means of the signed error, and of its whitened liveliness, over windows centred on each step."""
+    """Squared lengths of the whitened means of the signed error, and of the whitened liveliness, over windows centred on each step."""
 
     def __init__(self, lengths: Sequence[int], liveliness_weight: float) -> None:
         """lengths: of the windows in steps. liveliness_weight: beside the means; 0 leaves it out."""
@@ -75,8 +76,8 @@ class Multiscale(nn.Module):
             raise ValueError(f"lengths must name at least one window of at least one step, got {list(lengths)}")
         self.lengths, self.weight = tuple(lengths), liveliness_weight
         self.lively_lengths = tuple(length for length in lengths if length >= LIVELY_FROM) if liveliness_weight else ()
-        self.register_buffer("centre", torch.empty(0))  # (V,)
-        self.register_buffer("deviation", torch.empty(0))  # (V,)
+        for name in ("centre", "deviation", "pace"):  # (V,): of the errors, robust; of the changes of the values
+            self.register_buffer(name, torch.empty(0))
         for name in ("level", "liveliness"):  # of V and of 2 V values
             self.register_buffer(f"{name}_middle", torch.empty(0))  # (S, V)
             self.register_buffer(f"{name}_whiten", torch.empty(0))  # (S, V, V), scaled so that the squared length has the median 1
@@ -86,27 +87,36 @@ class Multiscale(nn.Module):
         """A score depends on the errors of so many steps on either side; one more than half a window, for the change that leads into it."""
         return max(self.lengths) // 2 + 1
 
-    def fit(self, normal: Sequence[Tensor]) -> Self:
-        """normal: signed errors of normal stretches, (T, V) each."""
-        every = torch.cat(list(normal))
-        self.centre = every.median(0).values
-        self.deviation = (MAD * (every - self.centre).abs().median(0).values).clamp(min=1e-6)
-        shares = [self._shared(part) for part in normal]
-        self.level_middle, self.level_whiten = _whitening([[moving_mean(part, length) for part in shares] for length in self.lengths])
+    def fit(self, normal: Sequence[Errors]) -> Self:
+        """normal: what was found on stretches of normal data."""
+        signed = torch.cat([one.signed for one in normal])
+        self.centre = signed.median(0).values
+        self.deviation = _deviation(signed - self.centre)
+        self.pace = _deviation(torch.cat([changes(one.values) for one in normal]))
+        self.level_middle, self.level_whiten = _whitening([[self._level(one, length) for one in normal] for length in self.lengths])
         if self.lively_lengths:
-            measured = [[liveliness(part, length) for part in shares] for length in self.lively_lengths]
+            measured = [[self._liveliness(one, length) for one in normal] for length in self.lively_lengths]
             self.liveliness_middle, self.liveliness_whiten = _whitening(measured)
         return self
 
-    def forward(self, signed: Tensor) -> Tensor:
-        """(T, V) signed errors to the part of each variable in the score, (T, V) >= 0; their sum is the score."""
-        shared = self._shared(signed)
-        parts = _squares([moving_mean(shared, length) for length in self.lengths], self.level_middle, self.level_whiten)
+    def forward(self, found: Errors) -> Tensor:
+        """The part of each variable in the score of each step, (T, V) >= 0; their sum is the score."""
+        parts = _squares([self._level(found, length) for length in self.lengths], self.level_middle, self.level_whiten)
         if not self.lively_lengths:
             return parts
-        measured = [liveliness(shared, length) for length in self.lively_lengths]
+        measured = [self._liveliness(found, length) for length in self.lively_lengths]
         lively = _squares(measured, self.liveliness_middle, self.liveliness_whiten)  # (T, 2 V)
         return parts + self.weight * lively.unflatten(1, (2, -1)).sum(1)
+
+    def _level(self, found: Errors, length: int) -> Tensor:
+        return moving_mean((found.signed - self.centre) / self.deviation, length)
+
+    def _liveliness(self, found: Errors, length: int) -> Tensor:
+        """(T, 2 V) logs. The change of a sensor that stands still is 0, also where what was expected of it moves."""
+        error = ((found.signed - self.centre) / self.deviation).clamp(-CLIP, CLIP)
+        variance = moving_mean(error.square(), length) - moving_mean(error, length).square()
+        change = moving_mean((changes(found.values) / self.pace).clamp(-CLIP, CLIP).square(), length)
+        return torch.cat([part.clamp(min=least) for part, least in zip((variance, change), LEAST, strict=True)], dim=1).log()
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         for name, buffer in self.named_buffers(recurse=False):
@@ -115,8 +125,13 @@ class Multiscale(nn.Module):
                 setattr(self, name, torch.empty_like(stored, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _shared(self, signed: Tensor) -> Tensor:
-        return (signed - self.centre) / self.deviation
+
+def changes(values: Tensor) -> Tensor:
+    """(T, V) from the step before; the first step has none of its own and takes that of the second."""
+    if len(values) < 2:
+        return torch.zeros_like(values)
+    change = values.diff(dim=0)
+    return torch.cat([change[:1], change])
 
 
 def moving_mean(series: Tensor, length: int) -> Tensor:
@@ -128,16 +143,8 @@ def moving_mean(series: Tensor, length: int) -> Tensor:
     return ((total[stop] - total[first]) / (stop - first)[:, None]).float()
 
 
-def liveliness(series: Tensor, length: int) -> Tensor:
-    """(T, 2 V) logs over `length` steps centred on each step: of the variance, and of the mean squared change from one step to the next.
-
-    Of a sensor that stands still the second is very low even where what was expected of it moves.
-    """
-    bounded = series.clamp(-CLIP, CLIP)
-    variance = moving_mean(bounded.square(), length) - moving_mean(bounded, length).square()
-    change = series.diff(dim=0, prepend=series[:1]).clamp(-CLIP, CLIP)
-    change[:1] = change[min(1, len(change) - 1)]  # the first step has none of its own
-    return torch.cat([variance.clamp(min=LEAST), moving_mean(change.square(), length).clamp(min=LEAST)], dim=1).log()
+def _deviation(centred: Tensor) -> Tensor:
+    return (MAD * centred.abs().median(0).values).clamp(min=1e-6)
 
 
 def _squares(measured: list[Tensor], middle: Tensor, whiten: Tensor) -> Tensor:

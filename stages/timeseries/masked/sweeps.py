@@ -61,7 +61,7 @@ def errors(network: Network, values: Tensor, sweeps: list[Sweep], suspicious: Te
         squared.index_add_(0, at, error.square())
         discrepancy.index_add_(0, at, (output.teacher - output.student)[:, hidden].square().flatten(0, 1))
         count.index_add_(0, at, count.new_ones(len(at), 1))
-    return Errors(signed / count, squared / count, discrepancy / count)
+    return Errors(signed / count, squared / count, discrepancy / count, values)
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def last_errors(network: Network, values: Tensor, stride: int, count: int) -> Er
         output = network(window, mask.expand(len(window), -1))
         hidden = -count * network.patch_size
         error, apart = (window - output.teacher)[:, hidden:], (output.teacher - output.student)[:, hidden:]
-        parts.append((error.mean(1), error.square().mean(1), apart.square().mean(1)))
+        parts.append((error.mean(1), error.square().mean(1), apart.square().mean(1), window[:, -1]))
     window_of = torch.searchsorted(ends, torch.arange(steps)).to(values.device)
     return Errors(*(torch.cat(column)[window_of] for column in zip(*parts, strict=True)))
 
