@@ -70,6 +70,13 @@ def test_a_score_for_each_step_however_short_the_series(name, fitted):
         assert score.shape == (steps,) and score.dtype == torch.float32 and score.isfinite().all() and not score.requires_grad, steps
 
 
+def test_parts_of_a_score_are_scores_of_the_same_steps(name, fitted):
+    given = torch.from_numpy(TEST)
+    for part, score in fitted.components(given).items():
+        assert score.shape == (300,) and score.isfinite().all(), part
+    assert "combined" not in fitted.components(given) or torch.equal(fitted.components(given)["combined"], fitted.score(given))
+
+
 def test_the_same_seed_gives_the_same_state_and_leaves_the_global_generator_alone(name, fitted):
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
