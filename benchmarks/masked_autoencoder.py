@@ -33,7 +33,9 @@ class Plain(nn.Module):
         self.embed, self.token = nn.Linear(patch, width), nn.Parameter(torch.zeros(width))
         self.register_buffer("positions", sinusoids(SHAPE.patches, width))
         counts = (SHAPE.encoder_layers, SHAPE.teacher_layers, SHAPE.student_layers)
-        self.encoder, self.teacher, self.student = (nn.TransformerEncoder(self._layer(), count, enable_nested_tensor=False) for count in counts)
+        self.encoder, self.teacher, self.student = (
+            nn.TransformerEncoder(self._layer(), count, enable_nested_tensor=False) for count in counts
+        )
         self.heads = nn.ModuleList(nn.Linear(width, patch) for _ in range(2))
 
     def forward(self, window: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +45,9 @@ class Plain(nn.Module):
         return tuple(head(decoder(latent + self.positions)).reshape(window.shape) for head, decoder in drawn)
 
     def _layer(self) -> nn.Module:
-        return nn.TransformerEncoderLayer(SHAPE.width, SHAPE.heads, SHAPE.feedforward, SHAPE.dropout, "gelu", batch_first=True, norm_first=True)
+        return nn.TransformerEncoderLayer(
+            SHAPE.width, SHAPE.heads, SHAPE.feedforward, SHAPE.dropout, "gelu", batch_first=True, norm_first=True
+        )
 
 
 def plain_mask(batch: int) -> Tensor:

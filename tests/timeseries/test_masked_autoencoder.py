@@ -60,7 +60,9 @@ def test_each_regime_learns_something_else():
 
 def test_the_push_drives_the_student_away_on_labelled_patches():
     """On the same patches, with the push and without it."""
-    pushed, plain = (fit(LABEL, regime="weak", margin_type=margin, margin=4.0, steps=120, teacher_warmup=0.0) for margin in ("hinge", "none"))
+    pushed, plain = (
+        fit(LABEL, regime="weak", margin_type=margin, margin=4.0, steps=120, teacher_warmup=0.0) for margin in ("hinge", "none")
+    )
     window = pushed.standardised(torch.from_numpy(TRAIN))[105:125][None]
     mask = masks.last(5, 2)
 
@@ -130,13 +132,16 @@ def test_a_second_look_forgives_what_stands_beside_an_anomaly():
 
 
 @pytest.mark.parametrize("mode", ["fixed", "multiscale"])
-@pytest.mark.parametrize("scoring", [{"scoring": "last_patch"}, {"scoring": "all_patches", "score_stride": 5}, {"scoring": "centre"}])
+@pytest.mark.parametrize(
+    "scoring", [{"scoring": "last_patch"}, {"scoring": "all_patches", "score_stride": 5}, {"look_again": 0.9}, {"scoring": "centre"}]
+)
 def test_a_stream_scores_as_the_stored_series_does(scoring, mode):
     model = fit(score_mode=mode, **scoring)
     rows = torch.from_numpy(TEST)
     stream = Stream(model, every=20)
     found = [one.score for row in rows for one in stream.push(row)] + [one.score for one in stream.flush()]
-    torch.testing.assert_close(torch.tensor(found), model.score(rows), rtol=1e-6, atol=1e-6)
+    rounding = 1e-6 if mode == "fixed" else 5e-6  # of float32, which whitening enlarges
+    torch.testing.assert_close(torch.tensor(found), model.score(rows), rtol=rounding, atol=1e-6)
 
 
 def test_the_last_patch_needs_no_step_that_is_still_to_come():

@@ -30,16 +30,36 @@ def test_the_example_runs_from_a_seed_to_a_redrawn_window():
     model = SelfDistilledMAEMultivariate(config).eval()
     window, label, point_labels, kind = dataset[0]
     output = model(window[None])
-    assert signals.shape == (5000, 8) and window.shape == (100, 8) and point_labels.shape == (100,) and label in (0, 1) and int(kind) in set(Kind)
+    assert (
+        signals.shape == (5000, 8)
+        and window.shape == (100, 8)
+        and point_labels.shape == (100,)
+        and label in (0, 1)
+        and int(kind) in set(Kind)
+    )
     assert output.teacher.shape == output.student.shape == (1, 100, 8) and output.latent.shape == (1, 25, 64)
     assert output.mask.shape == (1, 100) and output.mask.sum() == 40
 
 
 def test_the_defaults_are_those_of_the_example():
     config = Config()
-    found = (config.seq_length, config.num_features, config.sliding_window_total_length, config.sliding_window_stride, config.d_model, config.nhead)
+    found = (
+        config.seq_length,
+        config.num_features,
+        config.sliding_window_total_length,
+        config.sliding_window_stride,
+        config.d_model,
+        config.nhead,
+    )
     assert found == (100, 8, 440_000, 10, 64, 4)
-    found = (config.num_encoder_layers, config.num_patches, config.patch_size, config.patchify_mode, config.masking_ratio, config.masking_strategy)
+    found = (
+        config.num_encoder_layers,
+        config.num_patches,
+        config.patch_size,
+        config.patchify_mode,
+        config.masking_ratio,
+        config.masking_strategy,
+    )
     assert found == (3, 25, 4, "linear", 0.4, "patch")
     assert (config.batch_size, config.num_epochs, config.learning_rate, config.random_seed) == (32, 50, 1e-3, 42)
 

@@ -120,7 +120,9 @@ class Network(nn.Module):
 
     def _encode_visible(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if not torch.jit.is_tracing() and (mask.sum(1) != mask[0].sum()).any():
-            raise ValueError(f"every window of a batch must hide as many patches, got {sorted(set(mask.sum(1).tolist()))}; split the batch by count")
+            raise ValueError(
+                f"every window of a batch must hide as many patches, got {sorted(set(mask.sum(1).tolist()))}; split the batch by count"
+            )
         place = (~mask).nonzero()[:, 1].reshape(mask.shape[0], -1)  # visible patches, in their order
         place = place[..., None].expand(-1, -1, self.shape.width)
         seen = self._encoded(tokens.gather(1, place))

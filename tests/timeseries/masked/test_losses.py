@@ -19,7 +19,9 @@ def output(teacher: list[list[float]], student: list[list[float]] | None = None)
     return MAEOutput(*drawn, MASK.repeat_interleave(2, dim=1), torch.empty(0))
 
 
-GIVEN = output([[1.0, 2.0, 50.0], [3.0, 50.0, 0.0]], [[1.0, 1.0, -50.0], [5.0, -50.0, 3.0]])  # squared distance of hidden patches: 0, 1, 4, 9
+GIVEN = output(
+    [[1.0, 2.0, 50.0], [3.0, 50.0, 0.0]], [[1.0, 1.0, -50.0], [5.0, -50.0, 3.0]]
+)  # squared distance of hidden patches: 0, 1, 4, 9
 
 
 def test_the_mean_over_hidden_patches():

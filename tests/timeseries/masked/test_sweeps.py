@@ -71,9 +71,7 @@ def test_a_suspicious_step_changes_no_other_step(network):
     suspicious = torch.zeros(60, dtype=torch.bool)
     suspicious[30:34] = True
     plan = [sweep._replace(starts=sweep.starts[sweep.starts % 2 == 0]) for sweep in sweeps.all_patches(60, network, 2, 5)]
-    plain, blind = (
-        [sweeps.errors(network, one, plan, suspected).signed for one in (values, changed)] for suspected in (None, suspicious)
-    )
+    plain, blind = ([sweeps.errors(network, one, plan, suspected).signed for one in (values, changed)] for suspected in (None, suspicious))
     other = torch.ones(60, dtype=torch.bool)
     other[30:34] = False
     torch.testing.assert_close(blind[0][other], blind[1][other])
