@@ -53,6 +53,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
 
     from stages.metrics.series_judgement import SeriesRule, judge_series
     from stages.metrics.series_result import counts_at, predictions_of
+    from stages.metrics.series_tables import attribution_hits
 
     signals, run = params.signals, params.signals.runs[name]
     seeds, protocol = signals.seeds(run), signals.protocol
@@ -66,6 +67,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     rule = SeriesRule(
         protocol.vus_buffer, protocol.disturbed_steps, tuple(protocol.false_alarm_quantiles), protocol.bootstrap_resamples
     )
+    regions = regions_in(run.dataset, category, test)
     laid, label = [np.concatenate(scores) for scores in tested], np.concatenate([segment.label for segment in test])
     judgement = judge_series(
         np.stack(laid),
@@ -73,7 +75,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         [np.concatenate(scores) if scores else np.empty(0) for scores in held_out],
         rule,
         [segment.steps for segment in test],
-        regions_in(run.dataset, category, test),
+        regions,
     )
     splits = [(split, segments, scores) for split, segments, scores in (("test", test, tested), ("val", val, held_out)) if segments]
     predictions = [
@@ -81,7 +83,9 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         for split, segments, scores in splits
         for position, seed in enumerate(seeds)
     ]
-    seen = {"attribution": _attribution(params, places[0], test), "parts": _parts(params, places[0], test, label)}
+    shares = _attribution(params, places[0], test)
+    blamed = None if shares is None else attribution_hits(shares, regions, variables_of(run.dataset, category))
+    seen = {"attribution": shares, "blamed": blamed, "parts": _parts(params, places[0], test, label)}
     return {"judged": judgement, "counts": counts_at(judgement, laid, label), "predictions": predictions, **seen}
 
 
@@ -140,6 +144,8 @@ def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> d
     predictions = [rows for category in done for rows in judged[category]["predictions"]]
     if parts := {category: judged[category]["parts"] for category in done if judged[category]["parts"]}:
         result["parts"] = parts
+    if blamed := {category: judged[category]["blamed"] for category in done if judged[category]["blamed"]}:
+        result["attribution_hits"] = blamed
     folder = result_folder(run.dataset, run.model, row)
     write_series_tables(folder, result, done, predictions)
     for category in done:

@@ -124,3 +124,20 @@ def _share(flags: Flags) -> float:
 def _median(waited: Floats) -> float:
     found = waited[np.isfinite(waited)]
     return float(np.median(found)) if len(found) else float("nan")
+
+
+def attribution_hits(shares: Floats, regions: Sequence[Region], variables: Sequence[str]) -> Cell:
+    """Whether the right variables are blamed: of the k that show an anomaly, the share among the k that add most to its score; a mean over regions.
+
+    shares: (T, V) >= 0; regions: placed in those T steps. `chance` is what blaming at random gives.
+    """
+    found, luck = [], []
+    for region in regions:
+        true = [variables.index(name) for name in region.variables]
+        if true:
+            blamed = np.argsort(-shares[region.start : region.stop].sum(0), kind="stable")[: len(true)]
+            found.append(len(set(true) & set(blamed.tolist())) / len(true))
+            luck.append(len(true) / len(variables))
+    if not found:
+        return {"value": None, "reason": "the data set does not say which variables show an anomaly"}
+    return {"value": float(np.mean(found)), "chance": float(np.mean(luck)), "events": len(found)}

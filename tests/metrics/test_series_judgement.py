@@ -16,7 +16,7 @@ from stages.metrics.events import delay, event_f1, false_alarms_per_10k, missed_
 from stages.metrics.point_adjust import pa_f1, pa_k_auc
 from stages.metrics.range_based import range_based
 from stages.metrics.series_judgement import SERIES_METRICS, SeriesRule, fit_threshold, judge_series
-from stages.metrics.series_tables import outscores, step_kinds
+from stages.metrics.series_tables import attribution_hits, outscores, step_kinds
 from stages.metrics.vus import range_auc, vus
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
@@ -259,3 +259,13 @@ def test_a_false_alarm_in_another_segment_is_not_a_hit_of_the_event_beside_it():
 def test_what_does_not_fit_together_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         judged(**changes)
+
+
+def test_blame_is_the_share_of_the_right_variables_among_as_many_that_add_most():
+    shares = np.zeros((10, 3))
+    shares[:5] = [3, 2, 1]
+    shares[5:] = [0, 1, 5]
+    regions = [Region(0, 5, "x", ("a", "c")), Region(6, 9, "y", ("c",)), Region(9, 10, "z")]
+    cell = attribution_hits(shares, regions, ["a", "b", "c"])
+    assert cell == {"value": pytest.approx((0.5 + 1) / 2), "chance": pytest.approx((2 / 3 + 1 / 3) / 2), "events": 2}
+    assert attribution_hits(shares, regions[2:], ["a", "b", "c"])["reason"]
