@@ -63,15 +63,16 @@ def choose(params: Params, project: Path = Path(), dataset: str | None = None, c
         by_dataset.setdefault(result["dataset"], {})[result["model"]] = result | {"folder": folder}
     if not by_dataset:
         raise errors.Missing(f"no results in {(project / 'metrics').as_posix()}/ yet. Run `dvc repro`")
-    dataset = _only("data set", dataset, by_dataset, "--dataset")
+    dataset = only("data set", dataset, by_dataset, "--dataset")
     result = _result(by_dataset[dataset], dataset, model or _recommended(project, dataset, by_dataset[dataset]))
-    category = _only("category", category, io.read_json(result["folder"] / "thresholds.json"), "--category")
+    category = only("category", category, io.read_json(result["folder"] / "thresholds.json"), "--category")
     run = next(run for run in params.runs.values() if run.dataset == dataset and result["model"] in params.rows(run.model))
     place = artefact.fitted(project / artefact.folder(dataset, run.model, result["model"], category, params.seeds(run)[0]))
     return Model(project, dataset, category, result["model"], place, result["folder"])
 
 
-def _only(what: str, asked: str | None, known: Any, option: str) -> str:
+def only(what: str, asked: str | None, known: Any, option: str) -> str:
+    """What was asked for, by default the only one there is. Raises ParamsError with what there is."""
     if asked is None and len(known) == 1:
         return next(iter(known))
     if asked is None:

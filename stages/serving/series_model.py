@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages import errors, io
-from stages.params import Params, ParamsError, nearest
+from stages.params import Params
 from stages.serving.leaderboard import TASKS, results
+from stages.serving.reference import only
 from stages.serving.verdict import VERDICTS
 from stages.timeseries import artefact
 
@@ -53,26 +53,16 @@ def choose(
             by_dataset.setdefault(result["dataset"], {})[result["model"]] = folder, result
     if not by_dataset:
         raise errors.Missing(f"no results of a model of signals in {(project / 'metrics').as_posix()}/ yet. Run `dvc repro`")
-    dataset = _only("data set", dataset, by_dataset, "--dataset")
+    dataset = only("data set", dataset, by_dataset, "--dataset")
     known = by_dataset[dataset]
-    model = _only("model", model or _recommended(project, dataset, known), known, "--model")
+    model = only("model", model or _recommended(project, dataset, known), known, "--model")
     folder, result = known[model]
     thresholds = io.read_json(folder / "thresholds.json")
-    category = _only("category", category, thresholds, "--category")
+    category = only("category", category, thresholds, "--category")
     run = next(run for run in params.signals.runs.values() if run.dataset == dataset and model in params.signals.rows(run.model))
     place = project / artefact.folder(dataset, run.model, model, category, result["seeds"][0])
     deployable = next(iter(thresholds[category].values()))[0]  # at the first of the rates, of the first seed
     return SeriesModel(dataset, category, model, place, deployable["value"])
-
-
-def _only(what: str, asked: str | None, known: Collection[str], option: str) -> str:
-    if asked is None and len(known) == 1:
-        return next(iter(known))
-    if asked is None:
-        raise ParamsError(f"which {what}? There are {', '.join(sorted(known))}. Say {option} {min(known)}")
-    if asked not in known:
-        raise ParamsError(f"no {what} {asked!r} with results here{nearest(asked, known)}")
-    return asked
 
 
 def _recommended(project: Path, dataset: str, known: dict[str, tuple[Path, dict[str, Any]]]) -> str:

@@ -237,7 +237,7 @@ def test_what_is_not_clear_is_asked_and_what_is_unknown_is_named(tmp_path):
         choose(params.load(signal_project(tmp_path / "new") / "params.yaml"), tmp_path / "new")
     install(tmp_path)
     settings = install(tmp_path, category="easy")
-    with pytest.raises(errors.UserError, match="which category.*easy, hard.*--category easy"):
+    with pytest.raises(errors.UserError, match="which category.*hard, easy.*--category hard"):
         choose(settings, tmp_path)
     with pytest.raises(errors.UserError, match="no model 'sub-pac'.*did you mean 'sub-pca'"):
         choose(settings, tmp_path, model="sub-pac", category="hard")
