@@ -47,12 +47,16 @@ class Task(NamedTuple):
     medium: tuple[str, ...]  # of less than `wide`
     wide: int
     unit: str  # what one answer is given for
+    written: tuple[str, ...]  # on a page of text
 
 
 TASKS = {
-    "image": Task("image_auroc", COLUMNS, ("image_auroc", "aupro"), ("image_auroc", "image_ap", "pixel_auroc", "aupro"), 190, "image"),
-    "series": Task("vus_pr", SERIES_COLUMNS, ("vus_pr", "pr_auc"), ("vus_pr", "pr_auc", "f1", "pa_f1"), 300, "step"),
-}
+    "image": Task("image_auroc", COLUMNS, ("image_auroc", "aupro"), ("image_auroc", "image_ap", "pixel_auroc", "aupro"), 190, "image", tuple(COLUMNS)),
+    "series": Task(
+        "vus_pr", SERIES_COLUMNS, ("vus_pr", "pr_auc"), ("vus_pr", "pr_auc", "f1", "pa_f1"), 300, "step",
+        ("vus_pr", "pr_auc", "f1", "event_f1", "delay", "false_alarms_per_10k", "pa_f1"),
+    ),
+}  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -225,7 +229,7 @@ def markdown(tables: dict[str, list[Row]]) -> str:
     """The tables for a page of text, without timings: they are of one machine."""
     lines: list[str] = []
     for dataset, rows in tables.items():
-        shown = columns(rows)
+        shown = {name: title for name, title in columns(rows).items() if name in TASKS[rows[0].task].written}
         lines += ["", f"**{dataset}**", "", f"| # | model | {' | '.join(shown.values())} |", "| ---: | --- |" + " ---: |" * len(shown)]
         for row in rows:
             cells = [row.refused] if row.refused else [cell(row.metrics.get(metric)) for metric in shown]
