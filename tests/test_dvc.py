@@ -175,7 +175,9 @@ def test_a_misspelt_parameter_stops_the_stage_with_its_line(project):
 
 def test_the_gate_of_pull_requests_needs_no_data_and_sees_a_changed_parameter(project, tmp_path, root):
     """A clone has no features and no models, only code, dvc.lock and the small metrics."""
-    gate = re.search(r"dvc (repro --allow-missing --dry [a-z ]+?) \|", (root / ".github/workflows/pull-request.yml").read_text()).group(1).split()
+    text = (root / ".github/workflows/pull-request.yml").read_text()
+    named = re.search(r"dvc (repro --allow-missing --dry [a-z_ ]+?) \|", text).group(1).split()
+    gate = [word for word in named if not word.endswith("_series")]  # the project here has images only
     for command in (["git", "add", "-A"], ["git", "commit", "-qm", "results"], ["git", "clone", "-q", ".", str(tmp_path / "clone")]):
         assert run(project, *command).returncode == 0
     clone = tmp_path / "clone"
