@@ -12,11 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from stages.datasets.signal_file import MISSING, SEPARATORS, TIME
 from stages.errors import UserError
 
-SEPARATORS = ";\t|,"
-TIME = ("time", "timestamp", "datetime", "date_time", "date", "time_s", "ts", "zeit", "zeitstempel")
-MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "--", "?")
 HEAD = 1024  # bytes by which a file is known
 BLOCK = 2**20  # bytes read at once; no line is longer
 
