@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from stages import engine, errors, io
-from stages.datasets.recordings import Segment
-from stages.datasets.segments import categories_of, fingerprint, normal_parts, open_segments, variables_of
+from stages.datasets.segments import categories_of, fingerprint, known_in, normal_parts, open_segments, variables_of
 from stages.params import Params, fields_of, load
 from stages.timeseries import artefact
 
@@ -79,14 +77,6 @@ def fit(params: Params, name: str, row: str, category: str, seed: int) -> None:
     except Refusal as reason:
         print(f"{name} {category}: {reason}")
         artefact.refuse(place, str(reason))
-
-
-def known_in(regime: str, segments: Sequence[Segment]) -> list[Segment]:
-    """The training segments as a fit of this regime may see them."""
-    if regime == "weak":
-        return list(segments)
-    kept = normal_parts(segments) if regime == "unsup-clean" else segments
-    return [segment._replace(label=None) for segment in kept]
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import io, params, train_series
-from stages.datasets.segments import open_segments
+from stages import io, params
+from stages.datasets.segments import known_in, open_segments
 from stages.metrics import series_result
 from stages.serving import leaderboard as board
 from tests.signals import signal_project
@@ -64,11 +64,11 @@ def test_what_each_regime_hands_to_a_fit(finished, monkeypatch):
     train = open_segments("pump", "old", "train")
     anomalous = sum(int(segment.label.sum()) for segment in train)
     assert anomalous == 30
-    steps = {regime: sum(one.steps for one in train_series.known_in(regime, train)) for regime in ("unsup-contaminated", "unsup-clean", "synth-erase")}
+    steps = {regime: sum(one.steps for one in known_in(regime, train)) for regime in ("unsup-contaminated", "unsup-clean", "synth-erase")}
     assert steps["unsup-contaminated"] == steps["synth-erase"] == steps["unsup-clean"] + anomalous
     for regime in steps:
-        assert all(segment.label is None for segment in train_series.known_in(regime, train))
-    assert [segment.label.sum() for segment in train_series.known_in("weak", train)] == [segment.label.sum() for segment in train]
+        assert all(segment.label is None for segment in known_in(regime, train))
+    assert [segment.label.sum() for segment in known_in("weak", train)] == [segment.label.sum() for segment in train]
 
 
 def test_training_on_clean_steps_learns_something_else(finished):

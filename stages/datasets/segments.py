@@ -117,6 +117,14 @@ def normal_parts(segments: Iterable[Segment], shortest: int = 1) -> list[Segment
     ]
 
 
+def known_in(regime: str, segments: Sequence[Segment]) -> list[Segment]:
+    """The training segments as a fit of this regime may see them."""
+    if regime == "weak":
+        return list(segments)
+    kept = normal_parts(segments) if regime == "unsup-clean" else segments
+    return [segment._replace(label=None) for segment in kept]
+
+
 def _manifest(dataset: str, project: Path) -> dict[str, Any]:
     return io.read_json(project / "data" / dataset / "manifest.json")
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.datasets.recordings import Labels, Recording, Segment
-from stages.datasets.segments import normal_parts
+from stages.datasets.segments import known_in, normal_parts
 from stages.datasets.server_metrics import generate
 from stages.errors import UserError
 from stages.metrics.inputs import Floats, Undefined
@@ -169,11 +169,7 @@ def options_of(plan: Plan, stage: Stage, levels: dict[str, Any]) -> dict[str, An
 
 def segments(plan: Plan, task: Task) -> tuple[list[Segment], list[Segment]]:
     """What the regime lets a fit see of the first block, and the normal steps at the start of the second, from which scores take their scale."""
-    train = [_segment(task, task.train)]
-    if plan.regime == "unsup-clean":
-        train = normal_parts(train)
-    if plan.regime != "weak":
-        train = [segment._replace(label=None) for segment in train]
+    train = known_in(plan.regime, [_segment(task, task.train)])
     held_out = normal_parts([_segment(task, Block(task.val.start, task.calibrated.start))])
     return train, [segment._replace(label=None) for segment in held_out]
 
