@@ -29,7 +29,18 @@ class Stretch(NamedTuple):
     label: Tensor | None  # (T,) int8; None but in the regime `weak`
 
 
-class SeriesDetector(nn.Module):
+class Resizing(nn.Module):
+    """Buffers take the size of what is loaded, so that they can be registered empty."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        for name, buffer in self.named_buffers(recurse=False):
+            stored = state_dict.get(prefix + name)
+            if stored is not None and stored.shape != buffer.shape:
+                setattr(self, name, torch.empty_like(stored, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class SeriesDetector(Resizing):
     """Everything learnt is a parameter or a buffer, so `state_dict()` is the whole model.
 
     Buffers that `learn` creates are registered empty in `__init__`; they take the size of what is loaded.
@@ -99,13 +110,6 @@ class SeriesDetector(nn.Module):
     def _stretch(self, segment: Segment) -> Stretch:
         label = None if segment.label is None else torch.from_numpy(segment.label)
         return Stretch(self.standardised(torch.from_numpy(segment.values)), label)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            stored = state_dict.get(prefix + name)
-            if stored is not None and stored.shape != buffer.shape:
-                setattr(self, name, torch.empty_like(stored, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def filled(values: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from stages.timeseries.detector import Resizing
+
 ScoreMode = Literal["fixed", "adaptive", "normalised", "multiscale"]
 MAD = 1.4826  # makes the median absolute deviation of normal data its standard deviation
 LIVELY_FROM = 10  # steps, for a variance to be worth measuring
@@ -66,7 +68,7 @@ class Calibration(nn.Module):
         return ((components - self.middle) / self.spread).sum(1)
 
 
-class Multiscale(nn.Module):
+class Multiscale(Resizing):
     """Squared lengths of the whitened means of the signed error, and of the whitened liveliness, over windows centred on each step."""
 
     def __init__(self, lengths: Sequence[int], liveliness_weight: float) -> None:
@@ -117,13 +119,6 @@ class Multiscale(nn.Module):
         variance = moving_mean(error.square(), length) - moving_mean(error, length).square()
         change = moving_mean((changes(found.values) / self.pace).clamp(-CLIP, CLIP).square(), length)
         return torch.cat([part.clamp(min=least) for part, least in zip((variance, change), LEAST, strict=True)], dim=1).log()
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            stored = state_dict.get(prefix + name)
-            if stored is not None and stored.shape != buffer.shape:
-                setattr(self, name, torch.empty_like(stored, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def changes(values: Tensor) -> Tensor:
