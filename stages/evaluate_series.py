@@ -63,7 +63,8 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     test, val = open_segments(run.dataset, category, "test"), normal_parts(open_segments(run.dataset, category, "val"))
     if any(segment.label is None for segment in test):
         return {"refused": "the test steps have no labels, so there is nothing to judge"}
-    tested, held_out = ([_score(params, place, segments) for place in places] for segments in (test, val))
+    detectors, (seen, normal) = _open(params, places, test, val)
+    tested, held_out = ([[one.score(values).cpu().numpy() for values in raw] for one in detectors] for raw in (seen, normal))
     rule = SeriesRule(
         protocol.vus_buffer, protocol.disturbed_steps, tuple(protocol.false_alarm_quantiles), protocol.bootstrap_resamples
     )
@@ -83,52 +84,46 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         for split, segments, scores in splits
         for position, seed in enumerate(seeds)
     ]
-    shares = _attribution(params, places[0], test)
+    shares = _attribution(detectors[0], seen)
     blamed = None if shares is None else attribution_hits(shares, regions, variables_of(run.dataset, category))
-    seen = {"attribution": shares, "blamed": blamed, "parts": _parts(params, places[0], test, label)}
-    return {"judged": judgement, "counts": counts_at(judgement, laid, label), "predictions": predictions, **seen}
+    found = {"attribution": shares, "blamed": blamed, "parts": _parts(detectors[0], seen, label, protocol.vus_buffer)}
+    return {"judged": judgement, "counts": counts_at(judgement, laid, label), "predictions": predictions, **found}
 
 
-def _score(params: Params, place: Path, segments: Sequence[Segment]) -> list[np.ndarray]:
-    detector, raw = _open(params, place, segments)
-    return [detector.score(values).cpu().numpy() for values in raw]
+def _open(params: Params, places: Sequence[Path], *splits: Sequence[Segment]) -> tuple[list[SeriesDetector], list[list[Tensor]]]:
+    """The fitted detectors, and the values of each split's segments, on the device."""
+    import torch
+
+    from stages.training import Run
+
+    device = Run(seed=0, device=params.compute.device).device
+    raw = [[torch.from_numpy(segment.values).to(device) for segment in segments] for segments in splits]
+    return [artefact.load(place).to(device) for place in places], raw
 
 
-def _attribution(params: Params, place: Path, segments: Sequence[Segment]) -> np.ndarray | None:
+def _attribution(detector: SeriesDetector, raw: Sequence[Tensor]) -> np.ndarray | None:
     """(T, V) what each variable adds to the score of a step; None where the method cannot say."""
     import numpy as np
 
-    detector, raw = _open(params, place, segments)
     shares = [detector.attribution(values) for values in raw]
     return None if any(one is None for one in shares) else np.concatenate([one.cpu().numpy() for one in shares])
 
 
-def _parts(params: Params, place: Path, segments: Sequence[Segment], label: np.ndarray) -> dict[str, dict[str, float]]:
-    """What the parts of a method are worth alone, in its first seed: name of the part -> metric -> value."""
+def _parts(detector: SeriesDetector, raw: Sequence[Tensor], label: np.ndarray, buffer: int) -> dict[str, dict[str, float]]:
+    """What the parts of a method are worth alone: name of the part -> metric -> value."""
     import numpy as np
 
     from stages.metrics.inputs import Undefined
     from stages.metrics.ranking import average_precision
     from stages.metrics.vus import vus
 
-    detector, raw = _open(params, place, segments)
-    found, lengths = [detector.components(values) for values in raw], [segment.steps for segment in segments]
+    found, lengths = [detector.components(values) for values in raw], [len(values) for values in raw]
     scores = {part: np.concatenate([one[part].cpu().numpy() for one in found]) for part in found[0]}
     try:
-        volumes = {part: vus(score, label, params.signals.protocol.vus_buffer, lengths)[1] for part, score in scores.items()}
+        volumes = {part: vus(score, label, buffer, lengths)[1] for part, score in scores.items()}
         return {part: {"vus_pr": volumes[part], "pr_auc": average_precision(score, label)} for part, score in scores.items()}
     except Undefined:
         return {}
-
-
-def _open(params: Params, place: Path, segments: Sequence[Segment]) -> tuple[SeriesDetector, list[Tensor]]:
-    """The fitted detector and the values of the segments, on its device."""
-    import torch
-
-    from stages.training import Run
-
-    device = Run(seed=0, device=params.compute.device).device
-    return artefact.load(place).to(device), [torch.from_numpy(segment.values).to(device) for segment in segments]
 
 
 def _write_row(params: Params, name: str, row: str, judged: dict[str, Any]) -> dict[str, Any]:
