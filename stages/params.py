@@ -78,7 +78,7 @@ class SeriesGroup(Section):
 
 
 def _shape(entry: Any) -> str:
-    return TAGS["rows" in entry] if isinstance(entry, dict) else TAGS[isinstance(entry, ModelGroup | SeriesGroup)]
+    return TAGS["rows" in entry] if isinstance(entry, dict) else TAGS[isinstance(entry, ModelGroup | SeriesGroup | RecordGroup)]
 
 
 class Extract(Section):
@@ -177,6 +177,82 @@ class Series(Section):
         return entry.rows if isinstance(entry, SeriesGroup) else {model: entry}
 
 
+class RecordEncoder(Entry):
+    """A frozen network that turns one kind of media into tokens. kind: its file in stages/encoders/media/."""
+
+    kind: str = Field(pattern=r"^[a-z_0-9]+$")
+
+
+class RecordExtract(Section):
+    """One encoder run over one modality of one data set, into features/<dataset>/<modality>/. code: the file of the encoder's kind, for DVC to watch.
+
+    modality: a column of the sample table, or "stored", where the tokens of all modalities lie in `.pt` files already.
+    """
+
+    dataset: str
+    modality: str
+    encoder: str
+    code: str
+
+
+class RecordModel(Entry):
+    """A detector of records."""
+
+    detector: str = Field(pattern=r"^([a-z_0-9]+\.)?[a-z_0-9]+$")
+    label: str = ""
+
+
+class RecordGroup(Section):
+    """Several detectors of records that one stage fits and judges, each a row of its own."""
+
+    rows: dict[str, RecordModel] = Field(min_length=1)
+
+
+class RecordRun(Section):
+    """One detector of records, or a group of them, on one data set. code: its file or folder, maths: what lies beside it; for DVC to watch."""
+
+    dataset: str
+    model: str
+    code: str
+    maths: str
+    seeds: list[int] | None = Field(default=None, min_length=1)  # those of the protocol by default
+
+
+class RecordProtocol(Section):
+    """How every detector of records is judged. The fractions are of the groups, where the data set fixes no split."""
+
+    seeds: list[int] = Field(min_length=1)
+    split_seed: int
+    val_fraction: float = Field(gt=0, lt=0.5)
+    test_fraction: float = Field(gt=0, lt=0.9)
+    target_false_alarm_rate: float = Field(gt=0, lt=1)
+    bootstrap_resamples: int = Field(ge=100)
+
+
+class RecordTask(Section):
+    """The task of records: its data sets, encoders, detectors and protocol, as the sections of the same names are for images."""
+
+    datasets: dict[str, DatasetEntry]
+    encoders: dict[str, RecordEncoder]
+    extracts: dict[str, RecordExtract]
+    models: dict[str, Annotated[Annotated[RecordModel, Tag(TAGS[0])] | Annotated[RecordGroup, Tag(TAGS[1])], Discriminator(_shape)]]
+    runs: dict[str, RecordRun]
+    protocol: RecordProtocol
+
+    def entry(self, section: str, name: str) -> Any:
+        """The entry `name` of a section, or an error that names the nearest one."""
+        return _entry(getattr(self, section), name, f"records.{section}")
+
+    def seeds(self, run: RecordRun) -> list[int]:
+        """The training seeds of a run, the first of which is the model that is shipped."""
+        return run.seeds or self.protocol.seeds
+
+    def rows(self, model: str) -> dict[str, RecordModel]:
+        """The detectors behind one entry: itself, or the rows of a group."""
+        entry = self.entry("models", model)
+        return entry.rows if isinstance(entry, RecordGroup) else {model: entry}
+
+
 class Protocol(Section):
     """How every model of a data set is judged."""
 
@@ -247,13 +323,19 @@ class Params(Section):
     tracking: Tracking
     backbones: str
     series: Series | None = None
+    records: RecordTask | None = None
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Params:
         """Folders bear the names of data sets, and commands those of runs: one of a kind over all tasks."""
-        for section in ("datasets", "runs") if self.series else ():
-            if twice := getattr(self, section).keys() & getattr(self.series, section).keys():
-                raise ValueError(f"{section} and series.{section} both have {', '.join(sorted(twice))}: rename one")
+        tasks = {"": self, "series.": self.series, "records.": self.records}
+        for section in ("datasets", "runs"):
+            named: dict[str, str] = {}
+            for task, content in tasks.items():
+                for name in getattr(content, section) if content else ():
+                    if name in named:
+                        raise ValueError(f"{named[name]}{section} and {task}{section} both have {name}: rename one")
+                    named[name] = task
         return self
 
     def entry(self, section: str, name: str) -> Any:
@@ -266,6 +348,13 @@ class Params(Section):
         if self.series is None:
             raise ParamsError(f"{PATH} has no section series, which says what signals there are and how they are judged; see docs/series.md")
         return self.series
+
+    @property
+    def record_task(self) -> RecordTask:
+        """The section `records`, or an error where the file has none."""
+        if self.records is None:
+            raise ParamsError(f"{PATH} has no section records, which says what records there are and how they are judged; see docs/records.md")
+        return self.records
 
     @property
     def backbones_folder(self) -> Path:

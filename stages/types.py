@@ -1,4 +1,4 @@
-"""What passes between the parts of the image task: features in, one prediction out.
+"""What passes between the parts of the image task: features in, one prediction out; and what detectors of all tasks share.
 
 B batch, C channels, H W pixels, h w feature grid. A detector never knows whether its features came from stored shards, from a float16 store or
 from an encoder that runs as it asks.
@@ -61,7 +61,18 @@ class NotFitted(RuntimeError):
     """`score` was called before `fit` or `load_state_dict`."""
 
 
-class Detector(nn.Module):
+class Resizing(nn.Module):
+    """Buffers take the size of what is loaded, so that they can be registered empty."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        for name, buffer in self.named_buffers(recurse=False):
+            stored = state_dict.get(prefix + name)
+            if stored is not None and stored.shape != buffer.shape:
+                setattr(self, name, torch.empty_like(stored, device=buffer.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Detector(Resizing):
     """Everything learnt is a parameter or a buffer, so `state_dict()` is the whole model.
 
     Buffers that `fit` creates are registered empty in `__init__`; they take the size of what is loaded.
@@ -84,10 +95,3 @@ class Detector(nn.Module):
     def require_fitted(self, buffer: Tensor) -> None:
         if buffer.numel() == 0:
             raise NotFitted(f"{type(self).__name__} has learnt nothing yet: call fit(train, val, run) or load_state_dict first")
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            stored = state_dict.get(prefix + name)
-            if stored is not None and stored.shape != buffer.shape:
-                setattr(self, name, torch.empty_like(stored, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.datasets.recordings import Segment
-from stages.types import NotFitted, Refusal
+from stages.types import NotFitted, Refusal, Resizing
 
 if TYPE_CHECKING:
     from stages.training import Run
@@ -27,17 +27,6 @@ class Stretch(NamedTuple):
 
     values: Tensor  # (T, V) float32, standardised, without gaps
     label: Tensor | None  # (T,) int8; None but in the regime `weak`
-
-
-class Resizing(nn.Module):
-    """Buffers take the size of what is loaded, so that they can be registered empty."""
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            stored = state_dict.get(prefix + name)
-            if stored is not None and stored.shape != buffer.shape:
-                setattr(self, name, torch.empty_like(stored, device=buffer.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class SeriesDetector(Resizing):

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from stages.timeseries.detector import Resizing
+from stages.types import Resizing
 
 ScoreMode = Literal["fixed", "adaptive", "normalised", "multiscale"]
 MAD = 1.4826  # makes the median absolute deviation of normal data its standard deviation
