@@ -129,16 +129,16 @@ def _contributions(test: Subset, judged: Judged, score: dict[int, np.ndarray], p
 
 
 def _experts(detector: RecordDetector, test: Subset, device: Any) -> dict[str, Any] | None:
-    """How a detector with experts used them; None for one without."""
+    """How a detector with experts used them; None where it has none, or does not choose among them."""
     if not hasattr(detector, "experts_usage"):
         return None
-    return detector.experts_usage(test.take(range(min(test.samples, MOST_EXPLAINED))).to(device))
+    found = detector.experts_usage(test.take(range(min(test.samples, MOST_EXPLAINED))).to(device))
+    return found if found["layers"] else None
 
 
 def _stopped_on_val(place: Path) -> bool:
     """Whether anything was measured on validation records in training."""
-    said = {"training", "step", "epoch", "loss", "lr"}
-    return any(row.keys() - said for row in io.read_json(place / "history.json"))
+    return any(key.startswith("val") for row in io.read_json(place / "history.json") for key in row)
 
 
 if __name__ == "__main__":
