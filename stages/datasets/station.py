@@ -23,20 +23,9 @@ from stages import io
 from stages.datasets.record_adapters import RecordReading, RecordRow
 from stages.datasets.records import MODALITIES
 from stages.datasets.samples import DataError
-from stages.datasets.station_media import evidence
+from stages.datasets.station_media import evidence, process
 from stages.datasets.station_media.evidence import GRADES, KINDS, Array
-from stages.datasets.station_media.shifts import (
-    SPEEDS,
-    Process,
-    Scene,
-    Shift,
-    draw_present,
-    draw_shifts,
-    fixed_split,
-    run_process,
-    traces,
-    withhold,
-)
+from stages.datasets.station_media.process import Process, Scene, Shift
 from stages.params import nearest
 from stages.seed import numpy_generator
 
@@ -128,23 +117,23 @@ def plan(seed: int, records: int, shifts: int, anomalous: float, preset: str, ra
     grade = draw.integers(0, len(GRADES), records)
     seen = evidence.draw_evidence(kind, grade, visible, numpy_generator(seed, "station", "evidence"))
     shift = np.arange(records) * shifts // records
-    named = draw_shifts(seed, shifts)
-    present = draw_present(seed, shift, named, rate, by_design)
+    named = process.draw_shifts(seed, shifts)
+    present = process.draw_present(seed, shift, named, rate, by_design)
     split: list[str | None] = [None] * records
     if not_at_random:
-        part = fixed_split(seed, shifts)
+        part = process.fixed_split(seed, shifts)
         split = [part[at] for at in shift]
-        withhold(seed, present, label, [part[at] for at in shift], not_at_random)
+        process.withhold(seed, present, label, [part[at] for at in shift], not_at_random)
     ids = [f"{named[at].name.removeprefix('shift-')}-{number:04d}" for number, at in enumerate(shift)]
-    return Plan(ids, named, run_process(seed, shift, named, label, confound), label, kind, grade, seen, present, split)
+    return Plan(ids, named, process.run_process(seed, shift, named, label, confound), label, kind, grade, seen, present, split)
 
 
 def scene(drawn: Plan, at: int, modality: str, seed: int) -> Scene:
     """What the renderer of one medium is told of one record."""
-    process, column = drawn.process, drawn.evidence[at, :, MODALITIES.index(modality)]
-    state = (int(process.programme[at]), float(process.load[at]), float(process.wear[at]), float(process.heat[at]))
+    now, column = drawn.process, drawn.evidence[at, :, MODALITIES.index(modality)]
+    state = (int(now.programme[at]), float(now.load[at]), float(now.wear[at]), float(now.heat[at]))
     levels = dict(zip(KINDS, evidence.mention(column).tolist(), strict=True))
-    return Scene(seed, at, drawn.shifts[process.shift[at]], *state, traces(column), levels)
+    return Scene(seed, at, drawn.shifts[now.shift[at]], *state, process.traces(column), levels)
 
 
 def render(folder: Path, drawn: Plan, at: int, seed: int, sizes: Sizes) -> dict[str, str]:
@@ -180,7 +169,7 @@ def _write_oracle(path: Path, drawn: Plan, preset: str, seed: int) -> dict[str, 
     """The log-likelihood ratios of each record, and the AUROC that they give: here, and over the population with nothing missing."""
     ratios = evidence.log_ratios(drawn.evidence, evidence.visibility(preset), drawn.present)
     columns: dict[str, Any] = {"record_id": drawn.record_id, "label": drawn.label, "grade": np.where(drawn.label == 1, drawn.grade, -1)}
-    columns |= {"programme_rpm": np.array(SPEEDS)[drawn.process.programme]}
+    columns |= {"programme_rpm": np.array(process.SPEEDS)[drawn.process.programme]}
     columns |= {f"log_ratio_{name}": np.round(ratio, 9) for name, ratio in ratios.items()}
     io.write_table(path, columns)
     here = evidence.oracle_auroc(drawn.label, ratios, drawn.present)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from stages.datasets.station_media.evidence import Array
-from stages.datasets.station_media.shifts import Scene
+from stages.datasets.station_media.process import Scene
 
 RATE = 8  # frames a second
 CONTACT = (0.78, 0.0)  # where the tool meets the rim; half the frame is 1

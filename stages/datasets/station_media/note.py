@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stages.datasets.station_media.evidence import KINDS
-from stages.datasets.station_media.shifts import Scene
+from stages.datasets.station_media.process import Scene
 
 HESITANT = {
     "crack": (
@@ -58,7 +58,8 @@ PLAIN = {
 }
 FINE = ("Looks good.", "Nothing to report.", "Part is fine.", "Face clean, edges smooth.", "No cracks seen.", "No burrs, no burn marks.", "OK.", "Good finish.",
         "Sounds normal.", "Checked bore and holes, all right.", "No chatter, coolant running well.", "Within tolerance.", "Passed visual check.")  # fmt: skip
-OTHER = ("Lamp above the station flickers.", "Chips need emptying soon.", "Swapped gloves before this part.", "Trolley was late again.", "Printer out of paper.",
+OTHER = ("Lamp above the station flickers.", "Chips need emptying soon.", "Swapped gloves before this part.", "Trolley was late again.",
+         "Printer out of paper.",
          "Measured with the new gauge.", "Drawer of inserts almost empty.", "Visitors at the line.", "Cleaned the lens.", "Radio on.",
          "Oil on the floor by the door.", "Second pallet of the batch.", "Forklift passing by.", "Colleague took over at half past.")  # fmt: skip
 CLIPPED = {"nothing to report.": "nothing.", "part is fine.": "fine.", "looks good.": "ok."}

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import gaussian_filter, zoom
 
 from stages.datasets.station_media.evidence import Array
-from stages.datasets.station_media.shifts import Scene
+from stages.datasets.station_media.process import Scene
 
 FACE, BORE, HOLES, HOLE = 0.9, 0.3, 0.62, 0.075  # radii: half the picture is 1
 BURNT = np.array([0.55, 0.42, 0.62])  # what heat leaves of red, green and blue

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 from stages.datasets.station_media.evidence import Array
-from stages.datasets.station_media.shifts import SPEEDS, Scene
+from stages.datasets.station_media.process import SPEEDS, Scene
 
 CHANNELS = ("spindle_rpm", "spindle_current_a", "feed_force_n", "vibration_mm_s", "temperature_c", "coolant_l_min")
 RATE = 10  # rows a second

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.signal import butter, sosfilt
 
 from stages.datasets.station_media.evidence import Array
-from stages.datasets.station_media.shifts import Scene
+from stages.datasets.station_media.process import Scene
 
 RATE = 16_000  # samples a second
 TEETH = 23  # of the gear: its tone is that many times the speed
