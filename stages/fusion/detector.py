@@ -8,8 +8,7 @@ B records, M modalities, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -31,7 +30,6 @@ class RecordDetector(Resizing):
 
     supervised: bool = True  # learns from labels: its score is the logit of P(anomalous). False: from normal records alone, its score is raw
     drawn: bool = True  # depends on the seed
-    after_epoch: Callable[[int, dict[str, Any]], None] | None = None  # told of each epoch, from 0, and its row of the history while a fit goes on
 
     def __init__(self) -> None:
         super().__init__()
