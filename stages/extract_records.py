@@ -1,4 +1,4 @@
-"""Run one frozen encoder over one modality of a data set of records and store its tokens.
+"""Run a frozen encoder over each modality of a data set of records, or over those that are named, and store the tokens.
 
 Reads data/<dataset>/samples.parquet and the raw media it names, writes features/<dataset>/<modality>/. Files that cannot be read are left out, counted
 and listed in records.json; more than 5 % of them are an error. Weights that are absent are a recorded refusal, and models then do without the modality.
@@ -11,16 +11,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages import io
+from stages import engine, io
 from stages.datasets.samples import DataError, root_of
 from stages.encoders import media
 from stages.errors import OK, guarded
-from stages.params import ParamsError, RecordExtract, RecordTask, load, nearest
+from stages.params import Params, ParamsError, RecordExtract, RecordTask, load, nearest
 from stages.progress import progress
 
 
-def main(dataset: str, modality: str) -> int:
+def main(dataset: str, *modalities: str) -> int:
     params = load()
+    params.record_task.entry("datasets", dataset)
+    wanted = modalities or [job.modality for job in params.record_task.extracts.values() if job.dataset == dataset]
+    if not wanted:
+        raise ParamsError(f"params.yaml: records.extracts has no entry for {dataset}. Say which encoder sees which of its modalities")
+    if len(wanted) == 1:
+        return extract(params, dataset, wanted[0])
+    units = [engine.Unit(name, {"params": params, "dataset": dataset, "modality": name}) for name in wanted]
+    outcomes = engine.run(extract, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch",))
+    return engine.exit_code(dataset, outcomes)
+
+
+def extract(params: Params, dataset: str, modality: str) -> int:
+    """One modality, into its own folder."""
     job = _job(params.record_task, dataset, modality)
     entry = params.record_task.entry("encoders", job.encoder)
     out, at = Path("features", dataset, modality), ("records", "encoders", job.encoder)
