@@ -48,6 +48,7 @@ class Row(Section):
 
     timm: str | None = None  # its network, where that is timm's
     clip: str | None = None  # its network, where that is a CLIP that encoders/clip.py knows
+    network: str | None = None  # what it is, where it is neither: a folder of transformers with configuration and tokenizer, an ONNX file
     made_by: str | None = None  # the command that makes it on this machine, for networks of our own
     loads: Literal["state_dict", "order"]
     file: str
