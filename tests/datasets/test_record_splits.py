@@ -52,13 +52,19 @@ def test_each_list_has_its_share_of_groups_and_nearly_its_share_of_each_label(se
             assert sum(row["label"] == label for row in parts[part]) / total == pytest.approx(wanted, abs=0.06)
 
 
-def test_groups_of_one_label_are_shared_out_by_label():
-    """Sessions of a weld set have one class each: of 40 good and 20 bad ones each list gets its share of both."""
-    rows = table([int(at // 5 >= 40) for at in range(300)], [f"session {at // 5}" for at in range(300)])
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_of_one_label_are_shared_out_by_label(seed):
+    """Sessions of a weld set have one class each: of 400 good and 200 bad ones each list gets its very share of both."""
+    rows = table([int(at >= 400) for at in range(600)], [f"session {at}" for at in range(600)])
+    parts = lists(split("d", rows, RULE._replace(split_seed=seed)))
+    assert [sum(row["label"] == label for row in parts[part]) for part in ("val", "test") for label in (0, 1)] == [60, 30, 60, 30]
+
+
+def test_a_label_in_three_groups_reaches_all_lists_even_where_that_is_less_even():
+    labels = [1] * 60 + ([1] * 60 + [0] * 5) * 2 + [0] * 100
+    rows = table(labels, ["bad"] * 60 + ["one"] * 65 + ["two"] * 65 + [f"good {at // 5}" for at in range(100)])
     parts = lists(split("d", rows, RULE))
-    for part in ("val", "test"):
-        groups = {row["group"]: row["label"] for row in parts[part]}
-        assert sum(label == 0 for label in groups.values()) == 6 and sum(groups.values()) == 3
+    assert all({row["label"] for row in parts[part]} == {0, 1} for part in ("train", "val", "test"))
 
 
 def test_the_same_seed_gives_the_same_lists_and_another_seed_others():
