@@ -30,7 +30,7 @@ def planned(**changed) -> station.Plan:
 
 def scene(trace: dict[str, float], number: int = 0, programme: int = 0, level: dict[str, int] | None = None) -> process.Scene:
     shift = process.draw_shifts(0, 6)[number % 6]
-    usual = dict.fromkeys(KINDS, 0.7)
+    usual = dict.fromkeys(KINDS, 0.4)
     return process.Scene(0, number, shift, programme, 0.5, 0.3, 0.4, usual | trace, dict.fromkeys(KINDS, 0) | (level or {}))
 
 
@@ -196,7 +196,7 @@ RENDER = {"image": picture.draw_picture, "video": film.draw_film, "audio": sound
 def test_a_stronger_fault_is_drawn_stronger(kind, name):
     """With the same nuisance, what a graver fault leaves is farther from a sound part; in deviations of its channel, where there are several."""
     number = KINDS.index(kind)
-    drawn = [RENDER[name](scene({kind: trace}, number)).astype(np.float64) for trace in (0.7, 3.0, 6.0)]
+    drawn = [RENDER[name](scene({kind: trace}, number)).astype(np.float64) for trace in (0.4, 2.0, 4.0)]
     unit = drawn[0].std(0) if name == "series" else drawn[0].std()
     near, far = (np.sqrt((((one - drawn[0]) / unit) ** 2).mean()) for one in drawn[1:])
     assert far > near > 0.03
@@ -207,7 +207,7 @@ def test_what_a_medium_cannot_see_leaves_no_trace_in_it():
     for name in ("video", "audio", "series"):
         for kind in KINDS:
             if name not in evidence.COMPLEMENTARY[kind]:
-                one, other = (RENDER[name](scene({kind: trace}, 3)) for trace in (0.7, 6.0))
+                one, other = (RENDER[name](scene({kind: trace}, 3)) for trace in (0.4, 4.0))
                 assert np.array_equal(one, other), (kind, name)
 
 
