@@ -246,3 +246,15 @@ def test_options_out_of_range_are_refused_by_name(tmp_path: Path, options, messa
     with pytest.raises(DataError, match=message):
         station.read_records(tmp_path, tmp_path, **TINY | options)
     assert not any(tmp_path.iterdir())
+
+
+def test_the_page_says_what_the_code_knows(root):
+    """docs/station.md: the table of visibility and the AUROC of each preset."""
+    text = (root / "docs/station.md").read_text()
+    lines = [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    for kind in KINDS:
+        cells = next(cells for cells in lines if cells[0].split("`")[0] == kind)[1:]
+        assert [float(cell or 0) for cell in cells] == [evidence.COMPLEMENTARY[kind].get(name, 0) for name in MODALITIES]
+    for preset in evidence.PRESETS:
+        cells = next(cells for cells in lines if cells[0] == preset)[1:]
+        assert [float(cell) for cell in cells] == [round(value, 3) for value in evidence.population_auroc(preset).values()]

@@ -43,18 +43,22 @@ def draw_film(scene: Scene, frames: int = 16, size: int = 96) -> Array:
 
 
 def _face(x: Array, y: Array, spin: Array, scene: Scene, size: int) -> Array:
-    """(T, H, W) light of the chuck with its three jaws, and the part with holes and a chalk mark."""
-    radius, fixed = np.hypot(x, y), np.arctan2(y, x)
-    angle, fan = fixed - spin[:, None, None], np.cos(2 * (fixed - scene.shift.lamp))
-    thrice = np.cos(3 * angle)
-    part = 0.42 + 0.16 * fan + 0.02 * np.sin(radius * 60)
+    """(T, H, W) light of the chuck with its three jaws, and the part with holes and a chalk mark. spin: (T,) float32."""
+    radius = np.hypot(x, y) + np.float32(1e-6)
+
+    def cosine(at: Array) -> Array:
+        """Of the angle between a pixel and the direction `at`, without an arc tangent."""
+        return (x * np.cos(at) + y * np.sin(at)) / radius
+
+    along, lamp = cosine(spin[:, None, None]), cosine(np.float32(scene.shift.lamp))
+    thrice = (4 * along * along - 3) * along
+    part = 0.26 + 0.32 * lamp * lamp + 0.02 * np.sin(radius * 60)
     part -= 0.3 * np.exp(-((7.5 * (thrice - 1)) ** 2) - ((radius - 0.5) / 0.05) ** 2)  # holes
-    part += 0.25 * np.exp(-(((np.cos(angle) - 1) / 0.004) ** 2)) * (radius > 0.56) * (radius < 0.72)  # chalk
+    part += 0.25 * np.clip(1.5 - (1 - along) * 250, 0, 1) * (radius > 0.56) * (radius < 0.72)  # chalk
     jaws = np.where(thrice < -0.8, np.float32(0.28), np.float32(0.16))
-    light = np.where(radius < 0.78, part, 0.07 + 0.03 * y)
+    light = np.where(radius < 0.78, part * np.clip(1.1 - (radius - 0.74) * 6, 0.8, 1), 0.07 + 0.03 * y)
     light = np.where(radius < 0.34, jaws, light)
-    edge = np.clip((radius - 0.78) * size / 2 + 0.5, 0, 1)
-    return light * (1 - 0.15 * np.exp(-((edge - 0.5) ** 2) / 0.05)) + 0.12 * np.exp(-(((radius - 0.34) / 0.015) ** 2))
+    return light + 0.12 * np.clip(1.3 - np.abs(radius - 0.34) * (size * 0.8), 0, 1)
 
 
 def _glow(film: Array, still: Array, trace: float, draw: np.random.Generator) -> None:
