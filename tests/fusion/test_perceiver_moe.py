@@ -161,6 +161,17 @@ def test_each_epoch_is_told_with_the_model_that_would_be_kept():
     assert [epoch for epoch, _, _ in told] == [0, 1, 2] and all(seen == measured for _, seen, measured in told)
 
 
+def test_the_units_of_a_dimension_do_not_count():
+    """A sensor in other units, before and after the fit: the same scores but for rounding."""
+    found = []
+    for factor in (1.0, 5000.0):
+        train, val, test = (drawn(count, seed=seed) for seed, count in enumerate((64, 32, 20)))
+        for records in (train, val, test):
+            records.tokens["series"].values[:, 1].mul_(factor).add_(factor)
+        found.append(PerceiverMoE(**{**SMALL, "steps": 4}).fit(train, val, run()).score(test))
+    assert torch.allclose(*found, atol=1e-3)
+
+
 def test_the_best_epoch_is_kept():
     drawing, val = run(), drawn(32, seed=1, strength=0.3)
     model = PerceiverMoE(**{**SMALL, "epochs": 6, "patience": 2}).fit(drawn(48, strength=0.3), val, drawing)
