@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--project", type=Path, help="folder of a project; without it, records are made up")
     parser.add_argument("--dataset", default="station")
     parser.add_argument("--records", type=int, default=800, help="how many records are made up")
+    parser.add_argument("--missing", type=float, default=0.15, help="share of modalities that made-up records lack")
+    parser.add_argument("--strength", type=float, default=0.8, help="how far a fault moves a token of a made-up record")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE")
@@ -131,7 +133,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     options = SMALL | {name: json.loads(value) for name, value in (one.split("=", 1) for one in given.options)}
-    splits = of_project(given.project, given.dataset) if given.project else made_up(given.records)
+    splits = of_project(given.project, given.dataset) if given.project else made_up(given.records, given.missing, given.strength)
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     for variant, seed in itertools.product(given.variants, given.seeds):
         model = PerceiverMoE(**{**options, **VARIANTS[variant]}).fit(splits.train, splits.val, Run(seed=seed, quiet=True))
