@@ -1,4 +1,4 @@
-"""Judge the detectors of signals of one run on the test steps: metrics with intervals, thresholds from held-out normal steps, tables per kind.
+"""Judge the detectors of signals of one run on the test steps: metrics with intervals, thresholds from normal steps that no fit saw, tables per kind.
 
 Reads fitted detectors and recordings, writes metrics/<dataset>/<model>.json (small, in git) and metrics/<dataset>/<model>/ (tables, predictions,
 thresholds, draws).
@@ -60,10 +60,10 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     places = [artefact.folder(run.dataset, run.model, row, category, seed) for seed in seeds]
     if refused := next(filter(None, map(artefact.refusal, places)), None):
         return {"refused": refused}
-    test, val = open_segments(run.dataset, category, "test"), normal_parts(open_segments(run.dataset, category, "val"))
+    test, unseen = open_segments(run.dataset, category, "test"), normal_parts(open_segments(run.dataset, category, "threshold"))
     if any(segment.label is None for segment in test):
         return {"refused": "the test steps have no labels, so there is nothing to judge"}
-    detectors, (seen, normal) = _open(params, places, test, val)
+    detectors, (seen, normal) = _open(params, places, test, unseen)
     tested, held_out = ([[one.score(values).cpu().numpy() for values in raw] for one in detectors] for raw in (seen, normal))
     rule = SeriesRule(
         protocol.vus_buffer, protocol.disturbed_steps, tuple(protocol.false_alarm_quantiles), protocol.bootstrap_resamples
@@ -78,7 +78,7 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         [segment.steps for segment in test],
         regions,
     )
-    splits = [(split, segments, scores) for split, segments, scores in (("test", test, tested), ("val", val, held_out)) if segments]
+    splits = [(split, segments, scores) for split, segments, scores in (("test", test, tested), ("threshold", unseen, held_out)) if segments]
     predictions = [
         predictions_of(category, split, seed, segments, scores[position])
         for split, segments, scores in splits
