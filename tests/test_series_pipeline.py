@@ -88,7 +88,9 @@ def test_no_fit_sees_a_step_that_thresholds_come_from(finished, tmp_path, monkey
     assert {category for category, *_ in seen} == {"old", "new"}
     thresholds = json.loads((folder / "metrics/pump/clean/thresholds.json").read_text())
     scores = series_result.read_predictions(folder / "metrics/pump/clean", "threshold", 0)
-    assert all(thresholds[category]["0.01"][0]["value"] == scores[category]["score"].max() for category in ("old", "new"))
+    for category, found in scores.items():
+        unseen = [segment.start + step for segment in open_segments("pump", category, "threshold") for step in range(segment.steps)]
+        assert found["step"].tolist() == unseen and thresholds[category]["0.01"][0]["value"] == found["score"].max()
 
 
 def test_training_on_clean_steps_learns_something_else(finished):
