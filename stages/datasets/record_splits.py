@@ -1,0 +1,172 @@
+"""Who is learnt from, who sets thresholds, who is judged: train, val and test of records, disjoint by record, by group and by content.
+
+A shift, a patient or a session is drawn as a whole. Records that share a file are bound as a group is, but for notes: two inspectors may well write
+the same words. Where a data set fixes a split it is kept, and what train shares with the judged is taken out of train. What is left is drawn: of
+several seeded draws the one whose lists have the most even share of normal and of anomalous records. Records without a label are in no list.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stages.datasets.duplicates import clusters
+from stages.datasets.record_checks import SPLITS
+from stages.datasets.records import UNKNOWN
+from stages.datasets.samples import DataError
+from stages.seed import numpy_generator
+
+UNLABELLED = "unlabelled"  # the split of records that nobody judged: they can be scored, and nothing is learnt from them
+DRAWS = 64  # that the most even one is taken of
+NOTES = "text"
+SUFFIX = "_hash"  # columns of the sample table: what a file holds
+LABELS = {0: "normal", 1: "anomalous", UNKNOWN: "unknown"}
+
+Row = Mapping[str, Any]  # a row of samples.parquet
+
+
+class Rule(NamedTuple):
+    """The fractions are of the groups."""
+
+    split_seed: int
+    val_fraction: float
+    test_fraction: float
+
+
+class Split(NamedTuple):
+    samples: list[dict[str, Any]]  # record_id, split, label, group, fault; in the order of the table
+    leaks: list[dict[str, str]]  # what was taken out: record_id, removed_from, because of which split
+
+
+def split(dataset: str, rows: Sequence[Row], rule: Rule) -> Split:
+    """Draw the lists. Raises DataError where a label that the data set has cannot be in all of them."""
+    group = clusters(len(rows), _links(rows))
+    place = _fixed(rows, group)
+    leaks = [
+        {"record_id": row["record_id"], "removed_from": row["split"], "shares_with": place[group[at]]}
+        for at, row in enumerate(rows)
+        if row["split"] and row["label"] != UNKNOWN and row["split"] != place[group[at]]
+    ]
+    _draw(dataset, rows, group, place, rule)
+    gone = {leak["record_id"] for leak in leaks}
+    samples = [
+        {
+            "record_id": row["record_id"],
+            "split": UNLABELLED if row["label"] == UNKNOWN else place[group[at]],
+            "label": row["label"],
+            "group": rows[group[at]]["group"],
+            "fault": row["fault"],
+        }
+        for at, row in enumerate(rows)
+        if row["record_id"] not in gone
+    ]
+    return Split(samples, leaks)
+
+
+def _links(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Everything that must stay on one side, as linked positions: neighbours in a group, and records with a file in common."""
+    columns = [name for name in (rows[0] if rows else ()) if name.endswith(SUFFIX)]
+    bind = [name for name in columns if name != NOTES + SUFFIX] or columns
+    first: dict[tuple[str, str], int] = {}
+    links = []
+    for at, row in enumerate(rows):
+        for name in ("group", *bind):
+            if row[name] is not None and (before := first.setdefault((name, row[name]), at)) != at:
+                links.append((before, at))
+    return links
+
+
+def _fixed(rows: Sequence[Row], group: Sequence[int]) -> dict[int, str]:
+    """Group -> the split that the data set fixes for it; where it fixes several, the one that is judged last wins."""
+    place: dict[int, str] = {}
+    for at, row in enumerate(rows):
+        if row["split"] and row["label"] != UNKNOWN:
+            place[group[at]] = max(place.get(group[at], SPLITS[0]), row["split"], key=SPLITS.index)
+    return place
+
+
+def _draw(dataset: str, rows: Sequence[Row], group: Sequence[int], place: dict[int, str], rule: Rule) -> None:
+    """Fill `place` for the groups that are not fixed, and take val out of a fixed train where there is no other val."""
+    count: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))  # group -> normal and anomalous records
+    for at, row in enumerate(rows):
+        if row["label"] != UNKNOWN:
+            count[group[at]][row["label"]] += 1
+    judged = set(place.values())
+    free = [name for name in count if name not in place]
+    wanted = {"test": rule.test_fraction if "test" not in judged else 0, "val": rule.val_fraction if "val" not in judged else 0}
+    pool = free + ([name for name in place if place[name] == "train"] if wanted["val"] and not wanted["test"] else [])
+    fixed = {
+        part: sum((count[name] for name in place if place[name] == part and name not in pool), np.zeros(2, np.int64)) for part in SPLITS
+    }
+    drawn = _most_even(pool, count, wanted, fixed, numpy_generator(rule.split_seed, "records", dataset))
+    place.update(dict.fromkeys(free, "train") | drawn)
+    _refuse_empty(dataset, count, place, bool(judged))
+
+
+def _most_even(pool: Sequence[int], count: Mapping[int, np.ndarray], wanted: Mapping[str, float], fixed: Mapping[str, np.ndarray],
+               draw: np.random.Generator) -> dict[int, str]:  # fmt: skip
+    """Group -> test or val, for those of the pool that leave train."""
+    if not pool:
+        return {}
+    number = np.stack([count[name] for name in pool])  # (groups, 2)
+    total = number.sum(0)
+    best, least = {}, np.inf
+    for _ in range(DRAWS):
+        part = _by_strata(number, wanted, draw)
+        cost = 0.0
+        for name, code in (("train", 0), ("val", 1), ("test", 2)):
+            have = number[part == code].sum(0)
+            share = wanted.get(name, 1 - sum(wanted.values()))
+            asked = (total > 0) & (share > 0)
+            cost += float((((have - share * total) / np.maximum(total, 1))[asked] ** 2).sum())
+            cost += 1e3 * int(((have + fixed[name] == 0) & asked).sum())  # a label that is not in the list at all
+        if cost < least:
+            best, least = {pool[at]: SPLITS[part[at]] for at in np.flatnonzero(part)}, cost
+    return best
+
+
+def _by_strata(number: np.ndarray, wanted: Mapping[str, float], draw: np.random.Generator) -> np.ndarray:
+    """(groups,) 0 train, 1 val, 2 test. Groups of normal records alone, of anomalous alone and mixed ones are shared out apart.
+
+    Whole groups only: what rounding leaves over in one kind of group is carried to the next.
+    """
+    part, carry = np.zeros(len(number), np.int64), dict.fromkeys(wanted, 0.0)
+    kind = (number > 0) @ np.array([1, 2])
+    for one in draw.permutation(np.unique(kind)):
+        members, start = draw.permutation(np.flatnonzero(kind == one)), 0
+        for name, fraction in wanted.items():
+            exact = fraction * len(members) + carry[name]
+            size = min(max(round(exact), 0), len(members) - start)
+            if fraction and not size and len(members) >= 3:  # enough to give one to each list
+                size = 1
+            carry[name] = exact - size
+            part[members[start : start + size]] = SPLITS.index(name)
+            start += size
+    return part
+
+
+def _refuse_empty(dataset: str, count: Mapping[int, np.ndarray], place: Mapping[int, str], fixed: bool) -> None:
+    """Each list needs each label; where the data set fixes the split, or has one label only, what it has is enough."""
+    sums = {part: sum((count[name] for name in count if place[name] == part), np.zeros(2, np.int64)) for part in SPLITS}
+    for label, name in ((0, "normal"), (1, "anomalous")):
+        groups = sum(bool(one[label]) for one in count.values())
+        absent = [part for part in SPLITS if not (sums[part].sum() if fixed else sums[part][label])]
+        if absent and (fixed or groups):
+            raise DataError(
+                f"E425 {dataset} has {name} records in {groups} groups, and {' and '.join(absent)} would get {'nothing' if fixed else 'none of them'}; "
+                "each list needs one group at least. Make groups smaller, give more records, or fix the split in the table"
+            )
+
+
+def counts(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """split -> groups, normal, anomalous, unknown."""
+    table: dict[str, dict[str, int]] = {}
+    for name in (*SPLITS, UNLABELLED):
+        of = [sample for sample in samples if sample["split"] == name]
+        if of or name != UNLABELLED:
+            number = {word: sum(sample["label"] == label for sample in of) for label, word in LABELS.items()}
+            table[name] = {"groups": len({sample["group"] for sample in of})} | number
+    return table
