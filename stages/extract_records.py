@@ -15,7 +15,7 @@ from stages import io
 from stages.datasets.samples import DataError, root_of
 from stages.encoders import media
 from stages.errors import OK, guarded
-from stages.params import ParamsError, RecordExtract, RecordTask, load, nearest
+from stages.params import ParamsError, RecordExtract, RecordTask, load, nearest, options
 from stages.progress import progress
 
 
@@ -29,7 +29,11 @@ def main(dataset: str, modality: str) -> int:
     if entry.kind == media.STORED:
         from stages.encoders.media.stored import pack
 
-        return pack(out, dataset, rows, root, entry.options, at)
+        given = options(pack, entry.options, at)
+        described = {"entry": {"name": job.encoder, "kind": entry.kind, **given}, "dataset": dataset, "modality": modality}
+        packed = pack(rows, root, out, described, **given)
+        print(f"{dataset}/{modality}: {packed.records} of {len(rows)} files packed: {', '.join(packed.modalities)}")
+        return OK
     import torch
 
     from stages.encoders.encoder import resolve_device

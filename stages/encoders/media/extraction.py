@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.datasets.record_store import StoreWriter
-from stages.datasets.records import Record
+from stages.datasets.records import Record, Tokens
 from stages.datasets.samples import DataError
 from stages.encoders.media.encoder import TokenEncoder
 from stages.errors import UserError
@@ -36,7 +36,7 @@ def fill(
 
     Raises DataError (E436) where more than 5 % of the files cannot be read, UserError (E301) for tokens that are not finite.
     """
-    writer: StoreWriter | None = None
+    writer = StoreWriter(folder, {modality: encoder.width} if encoder.width else None)
     bad: list[dict[str, str]] = []
     for batch in _chunks(_read_ahead(encoder, files, threads), BATCH):
         good = [(file, seen) for file, seen in batch if not isinstance(seen, DataError)]
@@ -47,10 +47,9 @@ def fill(
         ]
         _refuse_many(modality, bad, len(files))
         for (file, _), tokens in zip(good, encoder.encode([seen for _, seen in good]) if good else [], strict=True):
-            writer = writer or StoreWriter(folder, {modality: encoder.width or tokens.values.shape[1]})
-            writer.add(_with_tokens(file, modality, tokens, writer.widths[modality]))
+            writer.add(_with_tokens(file, modality, tokens, writer.widths.get(modality)))
         advance(len(batch))
-    if writer is None:
+    if len(bad) == len(files):
         raise DataError(f"E436 none of the {len(files)} files of {modality} could be read: {bad[0]['reason'] if bad else 'there is none'}")
     writer.close({**about, "unreadable": bad})
     return len(bad)
@@ -61,8 +60,8 @@ def _chunks(stream: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _with_tokens(file: File, modality: str, tokens: Any, width: int) -> Record:
-    if tokens.values.shape[1] != width:
+def _with_tokens(file: File, modality: str, tokens: Tokens, width: int | None) -> Record:
+    if width and tokens.values.shape[1] != width:
         raise DataError(
             f"E437 {file.shown} gives tokens of width {tokens.values.shape[1]}, the files before it {width}: it has other variables. Give all files "
             "the same columns, or name those that count in `nominal` of the encoder"
