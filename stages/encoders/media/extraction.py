@@ -17,6 +17,7 @@ from stages.datasets.records import Record, Tokens
 from stages.datasets.samples import DataError
 from stages.encoders.media.encoder import TokenEncoder
 from stages.errors import UserError
+from stages.params import ParamsError, nearest
 from stages.progress import Advance
 
 BATCH = 32  # files in one pass of the network
@@ -27,6 +28,22 @@ class File(NamedTuple):
     path: Path
     shown: str  # as the sample table names it
     record: Record  # without tokens
+
+
+def listed(rows: Sequence[dict[str, Any]], root: Path, modality: str) -> list[File]:
+    """The files of a modality, of the records that have it. rows: of the sample table. Raises ParamsError, or DataError (E436) where there is none."""
+    column = f"{modality}_path"
+    if rows and column not in rows[0]:
+        known = [name.removesuffix("_path") for name in rows[0] if name.endswith("_path")]
+        raise ParamsError(f"the records have no modality {modality!r}{nearest(modality, known)}")
+    found = []
+    for row in rows:
+        if row[column]:
+            record = Record(row["record_id"], {}, row["label"], row["group"], row["fault"], row["split"])
+            found.append(File(root / row[column], row[column], record))
+    if not found:
+        raise DataError(f"E436 no record has a file of {modality}. Take its entry out of records.extracts, or look at the source")
+    return found
 
 
 def fill(
