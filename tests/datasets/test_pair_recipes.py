@@ -1,8 +1,5 @@
 """Sets of matching pairs whose texts are exchanged: MIMIC-CXR and Spot-the-Diff, on small trees of their layout."""
 
-import gzip
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +10,7 @@ from stages.datasets import record_adapters
 from stages.datasets.mismatched_pairs import partners
 from stages.datasets.record_checks import check
 from stages.datasets.samples import DataError
+from tests.datasets.pair_trees import diff_tree, mimic_tree
 
 
 @settings(max_examples=200, deadline=None)
@@ -24,25 +22,6 @@ def test_texts_are_handed_round_once_each_and_never_within_a_group(groups, share
     assert all(groups[at] != groups[found[at]] for at in parted) and len(parted) <= round(share * len(groups))
     if len(set(groups)) == len(groups) and round(share * len(groups)) != 1:
         assert len(parted) == round(share * len(groups)), "where all groups differ, as many are parted as were asked for"
-
-
-def mimic_tree(folder, official=True):
-    """Twelve patients with one to three studies; the report says whose it is. Returns {study: patient}."""
-    owner, table = {}, ["dicom_id,study_id,subject_id,split"]
-    for number in range(12):
-        patient, split = f"1000{number:04d}", ("train", "validate", "test")[number % 3]
-        for visit in range(1 + number % 3):
-            study = f"5{number:03d}{visit}"
-            place = folder / "files" / "p10" / f"p{patient}" / f"s{study}"
-            place.mkdir(parents=True)
-            for picture in ("b", "a"):
-                Image.new("L", (8, 8), number * 20).save(place / f"{picture}-{study}.jpg")
-            place.with_suffix(".txt").write_text(f"FINAL REPORT of {patient}, study {study}")
-            owner[study] = patient
-            table.append(f"a-{study},{study},{patient},{split}")
-    if official:
-        (folder / "mimic-cxr-2.0.0-split.csv.gz").write_bytes(gzip.compress("\n".join(table).encode()))
-    return owner
 
 
 @pytest.mark.parametrize("official", [True, False])
@@ -72,18 +51,6 @@ def test_half_of_a_study_is_left_out_and_said(tmp_path):
     assert problem.code == "E438" and problem.what.startswith("1 studies have a report or a picture")
     with pytest.raises(DataError, match="E438 .*has no study with a report and a picture"):
         record_adapters.read("mimic_cxr", tmp_path / "files" / "p10" / "p10000000", tmp_path / "media", {})
-
-
-def diff_tree(folder, pairs=10):
-    for place in ("annotations", "resized_images"):
-        (folder / place).mkdir()
-    for at, split in enumerate(("train", "val", "test")):
-        names = [str(100 * at + number) for number in range(pairs)]
-        said = [{"img_id": name, "sentences": [f"the car of {name} is gone", "a person appears"]} for name in names]
-        (folder / "annotations" / f"{split}.json").write_text(json.dumps(said))
-        for name in names:
-            for end in ("", "_2"):
-                Image.new("RGB", (8, 8), (int(name) % 255, 0, 50 if end else 0)).save(folder / "resized_images" / f"{name}{end}.png")
 
 
 def test_a_mismatched_description_is_of_another_pair_of_the_same_split(tmp_path):

@@ -15,6 +15,7 @@ from stages.params import ParamsError
 from stages.serving import embed
 from stages.serving.cli import app
 from tests.datasets.media_files import tone, write_film, write_wave
+from tests.datasets.pair_trees import diff_tree
 
 SMALL = {"backbone": "test_efficientnet", "weights": "random", "image_size": 64}
 
@@ -69,8 +70,6 @@ def test_general_files_hold_every_modality_with_times_and_are_read_back(media):
 
 
 def test_pairs_of_pictures_and_words(media, monkeypatch):
-    from tests.datasets.test_pair_recipes import diff_tree
-
     monkeypatch.setitem(embed.DEFAULTS, "text", ("letters", {}))
     monkeypatch.setattr(embed, "_encoder", _with_letters(embed._encoder))
     (media / "pairs").mkdir()

@@ -12,6 +12,7 @@ SMALL = {"backbone": "test_efficientnet", "weights": "random", "image_size": 64}
 BUILT_IN = {
     "frames-image": ("frames", {**SMALL, "layers": ["layer2", "layer4"]}, "image", 96),
     "frames-grid": ("frames", {**SMALL, "grid": 2}, "image", 64),
+    "frames-vit": ("frames", {**SMALL, "network": "vit", "backbone": "test_vit", "layers": ["block5_extra"]}, "image", 64),
     "frames-video": ("frames", {**SMALL, "reads": "video", "frames": 6}, "video", 64),
     "log_mel": ("log_mel", {"window_s": 0.3, "hop_s": 0.15}, "audio", 120),
     "windows": ("windows", {"nominal": {"heat": [0, 2], "force": [1, 0.5]}}, "series", 28),
