@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from stages import engine, io
-from stages.datasets.samples import DataError, root_of
+from stages.datasets.samples import root_of
 from stages.encoders import media
 from stages.errors import OK, guarded
-from stages.params import Params, ParamsError, RecordExtract, RecordTask, load, nearest
+from stages.params import Params, ParamsError, RecordExtract, RecordTask, load, options
 from stages.progress import progress
 
 
@@ -42,15 +42,19 @@ def extract(params: Params, dataset: str, modality: str) -> int:
     if entry.kind == media.STORED:
         from stages.encoders.media.stored import pack
 
-        return pack(out, dataset, rows, root, entry.options, at)
+        given = options(pack, entry.options, at)
+        described = {"entry": {"name": job.encoder, "kind": entry.kind, **given}, "dataset": dataset, "modality": modality}
+        packed = pack(rows, root, out, described, **given)
+        print(f"{dataset}/{modality}: {packed.records} of {len(rows)} files packed: {', '.join(packed.modalities)}")
+        return OK
     import torch
 
     from stages.encoders.encoder import resolve_device
     from stages.encoders.media.encoder import Place
-    from stages.encoders.media.extraction import fill
+    from stages.encoders.media.extraction import fill, listed
     from stages.encoders.weights import WeightsMissing
 
-    files = _files(rows, root, modality)
+    files = listed(rows, root, modality)
     torch.set_num_threads(params.compute.threads)
     place = Place(resolve_device(params.compute.device), params.compute.threads, params.backbones_folder)
     about: dict[str, Any] = {"dataset": dataset, "modality": modality}
@@ -76,25 +80,6 @@ def _job(task: RecordTask, dataset: str, modality: str) -> RecordExtract:
         known = ", ".join(f"{job.dataset} {job.modality}" for job in task.extracts.values())
         raise ParamsError(f"params.yaml: records.extracts must have one entry for {dataset} {modality}, has {len(jobs)}. Known: {known}")
     return jobs[0]
-
-
-def _files(rows: list[dict[str, Any]], root: Path, modality: str) -> list[Any]:
-    """The files of a modality, of the records that have it."""
-    from stages.datasets.records import Record
-    from stages.encoders.media.extraction import File
-
-    column = f"{modality}_path"
-    if rows and column not in rows[0]:
-        known = [name.removesuffix("_path") for name in rows[0] if name.endswith("_path")]
-        raise ParamsError(f"the records have no modality {modality!r}{nearest(modality, known)}")
-    found = []
-    for row in rows:
-        if row[column]:
-            record = Record(row["record_id"], {}, row["label"], row["group"], row["fault"], row["split"])
-            found.append(File(root / row[column], row[column], record))
-    if not found:
-        raise DataError(f"E436 no record has a file of {modality}. Take its entry out of records.extracts, or look at the source")
-    return found
 
 
 if __name__ == "__main__":
