@@ -101,7 +101,9 @@ def test_every_expert_is_taught_within_fifty_steps():
 
 def test_sixteen_records_can_be_learnt_by_heart():
     noise = drawn(16, strength=0.0)
-    model = PerceiverMoE(**{**SMALL, "modality_dropout": 0.0, "dropout": 0.0, "steps": 80, "epochs": 80, "learning_rate": 5e-3, "patience": None})
+    model = PerceiverMoE(
+        **{**SMALL, "modality_dropout": 0.0, "dropout": 0.0, "steps": 80, "epochs": 80, "learning_rate": 5e-3, "patience": None}
+    )
     model.fit(noise, noise.take([]), run())
     assert ((model.score(noise) > 0).int() == noise.label).all()
 
