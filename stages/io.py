@@ -30,6 +30,14 @@ class UnsafeFile(UserError, ValueError):
     """A foreign file was refused: it could run code, exhaust memory, or holds values that are not finite."""
 
 
+class NotNumbers(UnsafeFile):
+    """Something in a foreign file is no dense array of finite numbers. key: where, as "a.b[0]"."""
+
+    def __init__(self, path: Path, key: str, what: str) -> None:
+        super().__init__(f"{path}: {key} {what}; extract these features again")
+        self.key, self.what = key, what
+
+
 class DamagedFile(UserError, ValueError):
     """An artefact is not what a stage has written: cut off, altered, or another kind of file under its name."""
 
@@ -211,12 +219,23 @@ def _refuse_not_finite(path: Path, content: Any, at: str) -> None:
     elif isinstance(content, list | tuple):
         for position, value in enumerate(content):
             _refuse_not_finite(path, value, f"{at}[{position}]")
-    elif isinstance(content, torch.Tensor) and content.is_floating_point() and not content.isfinite().all():
-        raise UnsafeFile(f"{path}: {at.lstrip('.')} holds NaN or infinity; extract these features again")
+    elif isinstance(content, torch.Tensor):
+        _refuse_tensor(path, content, at.lstrip("."))
     elif isinstance(content, numpy.ndarray) and (content.dtype.kind not in "biuf" or not numpy.isfinite(content).all()):
-        raise UnsafeFile(
-            f"{path}: {at.lstrip('.')} is not an array of finite numbers (dtype {content.dtype}); extract these features again"
-        )
+        raise NotNumbers(path, at.lstrip("."), f"is not an array of finite numbers (dtype {content.dtype})")
+
+
+def _refuse_tensor(path: Path, tensor: Tensor, at: str) -> None:
+    """A tensor can be huge without its file being so: rows that all lie in the same bytes, or no bytes at all."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise NotNumbers(path, at, f"is not a dense tensor in memory (layout {tensor.layout}, dtype {tensor.dtype}, device {tensor.device})")
+    declared, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if declared > FOREIGN_RATIO * stored + 2**20:
+        raise UnsafeFile(f"{path}: {at} has {stored} bytes and would unpack to {declared}; refused as a decompression bomb")
+    if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+        raise NotNumbers(path, at, f"holds NaN or infinity, first at {(~finite).nonzero()[0].tolist()}")
 
 
 def file_hash(path: Path) -> str:

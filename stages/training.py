@@ -57,7 +57,8 @@ class Run:
     for the detectors that draw on any. backbones: the local folder of weights, for those that bring a frozen network of their own. category: what the
     samples show, as the data set calls it. dataset: whose images will be judged. text: sentences to (n, D), where the encoder has a text tower beside
     the one that sees images. learnt_from: by name, images that a fit owes something to and that are neither its training images nor `aux`; it says so
-    itself, and the result names them.
+    itself, and the result names them. heard: told of each row of the history as it is measured, the model being in eval mode; after a kill, those since the
+    last checkpoint are told again.
     """
 
     seed: int
@@ -73,6 +74,7 @@ class Run:
     dataset: str = ""
     text: Callable[[Sequence[str]], Tensor] | None = None
     learnt_from: dict[str, str] = field(default_factory=dict)
+    heard: Callable[[Mapping[str, Any]], None] | None = None
     trained: set[str] = field(default_factory=set, repr=False)
 
     def __post_init__(self) -> None:
@@ -196,6 +198,8 @@ class _Loop:
         row = {"training": self.name, "step": self.step, "epoch": (self.step - 1) // self.per_epoch}
         row |= {"loss": self.loss_sum / self.loss_count, "lr": self.optimiser.param_groups[0]["lr"], **measured}
         self.history.append(row)
+        if self.run.heard is not None:
+            self.run.heard(row)
         self.loss_sum, self.loss_count = 0.0, 0
         if self.plan.watch is not None:
             self._keep_best(measured)
