@@ -16,15 +16,17 @@ from typing import Any
 
 from stages import io, tracking
 from stages.errors import guarded
-from stages.params import ENSEMBLE, Params, RunEntry, SeriesRun, load
+from stages.params import ENSEMBLE, Params, RecordRun, RunEntry, SeriesRun, load
 from stages.tracking import Point, Result
 
+AnyRun = RunEntry | SeriesRun | RecordRun
 MIRRORED = Path("metrics/track/mirrored.json")
 
 
 def main() -> None:
     params = load()
-    runs = [*params.runs.values(), *(params.series.runs.values() if params.series else ())]
+    tasks = [task for task in (params, params.series, params.records) if task]
+    runs = [run for task in tasks for run in task.runs.values()]
     results = [result for run in runs for result in results_of(params, run)]
     results += [result for dataset in dict.fromkeys(run.dataset for run in params.runs.values()) for result in ensemble_of(params, dataset)]
     if params.tracking.enabled:
@@ -38,22 +40,21 @@ def main() -> None:
     io.write_json(MIRRORED, listed)
 
 
-def results_of(params: Params, run: RunEntry | SeriesRun) -> Iterator[Result]:
+def results_of(params: Params, run: AnyRun) -> Iterator[Result]:
     """The results of one run that are on disk: one, or one for each row of a group of models."""
     path = Path("metrics", run.dataset, f"{run.model}.json")
     if path.is_file():
         content = io.read_json(path)
-        for row in (params.signals if isinstance(run, SeriesRun) else params).rows(run.model):
+        for row in _task(params, run).rows(run.model):
             yield result(params, run, row, path, content.get("rows", {}).get(row, content))
 
 
-def result(params: Params, run: RunEntry | SeriesRun, row: str, path: Path, content: dict[str, Any]) -> Result:
+def result(params: Params, run: AnyRun, row: str, path: Path, content: dict[str, Any]) -> Result:
     """One model on one data set as a run; `content` is what evaluate wrote about it, or {"refused": reason}."""
     asked = _asked(params, run, row)
     manifest = io.read_json(Path("data", run.dataset, "manifest.json"))
     hashes = {"data_hash": io.content_hash(manifest), "parameter_hash": io.content_hash(asked)}
-    kind = {"regime": content["regime"]} if isinstance(run, SeriesRun) else {"encoder": run.encoder}
-    tags = {"dataset": run.dataset, "model": row, **kind, **hashes, **origin()}
+    tags = {"dataset": run.dataset, "model": row, **_kind(run, content), **hashes, **origin()}
     if "refused" in content:
         tags["refused"] = content["refused"]
     group = [row] if row != run.model else []
@@ -68,16 +69,29 @@ def result(params: Params, run: RunEntry | SeriesRun, row: str, path: Path, cont
     )
 
 
-def _asked(params: Params, run: RunEntry | SeriesRun, row: str) -> dict[str, Any]:
+def _task(params: Params, run: AnyRun) -> Any:
+    """The part of params.yaml that a run stands in."""
+    return params.signals if isinstance(run, SeriesRun) else params.record_task if isinstance(run, RecordRun) else params
+
+
+def _kind(run: AnyRun, content: dict[str, Any]) -> dict[str, str]:
+    """What tells two results of one model apart: what it sees images with, what it may know of anomalies, or what of a record is there to see."""
+    if isinstance(run, RunEntry):
+        return {"encoder": run.encoder}
+    return {"regime": content["regime"]} if isinstance(run, SeriesRun) else {"modalities": "+".join(content.get("modalities", ()))}
+
+
+def _asked(params: Params, run: AnyRun, row: str) -> dict[str, Any]:
     """Everything of params.yaml that a result depends on."""
-    if isinstance(run, SeriesRun):
-        entry, protocol = params.signals.rows(run.model)[row], params.signals.protocol
-        return {"model": entry.model_dump(mode="json"), "protocol": protocol.model_dump(mode="json")}
-    return {
-        "model": params.rows(run.model)[row].model_dump(mode="json"),
-        "encoder": params.entry("encoders", run.encoder).model_dump(mode="json"),
-        "protocol": params.protocol.model_dump(mode="json"),
-    }
+    task = _task(params, run)
+    asked = {"model": task.rows(run.model)[row].model_dump(mode="json"), "protocol": task.protocol.model_dump(mode="json")}
+    if isinstance(run, RunEntry):
+        asked["encoder"] = params.entry("encoders", run.encoder).model_dump(mode="json")
+    if isinstance(run, RecordRun):
+        asked["encoders"] = {
+            one.modality: task.entry("encoders", one.encoder).model_dump(mode="json") for one in task.extracts.values() if one.dataset == run.dataset
+        }
+    return asked
 
 
 def ensemble_of(params: Params, dataset: str) -> Iterator[Result]:
@@ -121,8 +135,8 @@ def figures(content: dict[str, Any], at: str = "") -> Iterator[tuple[str, float]
 
 
 def history(folder: Path) -> Iterator[Point]:
-    """The numbers in the histories of a model, named history/<category>/seed<k>/<quantity>; rows without a step are counted."""
-    for path in sorted(folder.glob("*/seed*/history.json")):
+    """The numbers in the histories of a model, named history/<category>/seed<k>/<quantity>, for records without the category; rows without a step are counted."""
+    for path in sorted([*folder.glob("seed*/history.json"), *folder.glob("*/seed*/history.json")]):
         for place, row in enumerate(io.read_json(path)):
             name = "/".join(["history", *path.parent.relative_to(folder).parts, *([row["training"]] if "training" in row else [])])
             for quantity, value in row.items():

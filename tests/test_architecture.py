@@ -12,7 +12,8 @@ from stages import params
 ROOT = Path(__file__).parent.parent
 IMAGE_VERBS = ("prepare", "extract", "manifest", "train", "evaluate", "ensemble", "bench")
 SERIES_VERBS = ("prepare_series", "manifest_series", "train_series", "evaluate_series", "bench_series", "search_series")
-VERBS = (*IMAGE_VERBS, *SERIES_VERBS, "report", "track")
+RECORD_VERBS = ("prepare_records", "extract_records", "manifest_records", "train_records", "evaluate_records", "bench_records")
+VERBS = (*IMAGE_VERBS, *SERIES_VERBS, *RECORD_VERBS, "report", "track")
 GROUND = ("types", "params", "io", "seed", "errors", "progress", "engine", "training")
 NOUNS = ("datasets", "encoders", "detectors", "timeseries", "fusion", "metrics", "plots")
 SOURCES = sorted((ROOT / "stages").rglob("*.py"))

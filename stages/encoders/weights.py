@@ -48,6 +48,7 @@ class Row(Section):
 
     timm: str | None = None  # its network, where that is timm's
     clip: str | None = None  # its network, where that is a CLIP that encoders/clip.py knows
+    transformers: str | None = None  # its network, where that is of transformers: weights, configuration and tokenizer in one folder
     made_by: str | None = None  # the command that makes it on this machine, for networks of our own
     loads: Literal["state_dict", "order"]
     file: str

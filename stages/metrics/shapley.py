@@ -35,7 +35,8 @@ def shapley(value: Mapping[frozenset[str], ArrayLike], players: Sequence[str], p
     if not 1 <= len(players) <= MOST_PLAYERS:
         raise ValueError(f"expected 1..{MOST_PLAYERS} players, got {len(players)}: every coalition of them must be scored")
     if lacking := [coalition for coalition in coalitions(players) if coalition not in value]:
-        raise ValueError(f"{len(lacking)} of {2 ** len(players)} coalitions have no value, the first is {sorted(lacking[0]) or 'the empty one'}")
+        first = sorted(lacking[0]) or "the empty one"
+        raise ValueError(f"{len(lacking)} of {2 ** len(players)} coalitions have no value, the first is {first}")
     table, there = _table(value, players), _presence(present, value, players)
     own = there @ (1 << np.arange(len(players)))  # (B,) the bits of those that are present
     row = np.arange(len(own))

@@ -36,7 +36,15 @@ def samples(
     return [
         Record(
             f"r{seed}-{number:04d}",
-            _modalities(random, widths, fault := names[random.integers(len(names))] if label[number] else "", absent[number], strength, faint, tokens),
+            _modalities(
+                random,
+                widths,
+                fault := names[random.integers(len(names))] if label[number] else "",
+                absent[number],
+                strength,
+                faint,
+                tokens,
+            ),
             int(label[number]),
             group=f"g{seed}-{number // by_group:03d}",
             fault=fault,
@@ -50,7 +58,9 @@ def records(seed: int, count: int = 60, widths: dict[str, int] = WIDTHS, **optio
     return packed(samples(seed, count, widths, **options), widths)
 
 
-def _modalities(random, widths: dict[str, int], fault: str, absent: np.ndarray, strength: float, faint: float, tokens: int) -> dict[str, Tokens]:
+def _modalities(
+    random, widths: dict[str, int], fault: str, absent: np.ndarray, strength: float, faint: float, tokens: int
+) -> dict[str, Tokens]:
     state, found = random.standard_normal(2), {}
     for (name, width), gone in zip(widths.items(), absent, strict=True):
         steps = int(random.integers(1, tokens + 1))

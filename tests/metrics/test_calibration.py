@@ -85,6 +85,7 @@ def test_bins_hold_equal_numbers_and_never_part_equal_probabilities():
     tied = reliability([0.5] * 30 + [0.7], [0] * 15 + [1] * 16)
     np.testing.assert_array_equal(tied.count, [30, 1])
     np.testing.assert_allclose(tied.observed, [0.5, 1.0])
+    assert ece([0.5] * 30 + [0.7], [0] * 15 + [1] * 16) == pytest.approx(0.3 / 31)  # a bin counts as many times as it holds records
 
 
 def test_true_probabilities_have_little_error_and_sharp_ones_more():

@@ -54,7 +54,10 @@ def test_what_adds_nothing_gets_nothing_and_equals_get_equal():
     base = game(["text", "image"])
     value = {coalition: base[coalition - {"video"}] for coalition in coalitions(NAMES[:3])}
     assert np.abs(shapley(value, NAMES[:3])[:, 2]).max() < 1e-12
-    alike = {coalition: np.array([float(len(coalition & {"text", "image"}) ** 2 + 3 * ("video" in coalition))]) for coalition in coalitions(NAMES[:3])}
+    alike = {
+        coalition: np.array([float(len(coalition & {"text", "image"}) ** 2 + 3 * ("video" in coalition))])
+        for coalition in coalitions(NAMES[:3])
+    }
     np.testing.assert_allclose(shapley(alike, NAMES[:3]), [[2, 2, 3]], atol=1e-12)
 
 

@@ -1,0 +1,78 @@
+"""What every detector of records costs on one data set: time, memory, operations, parameters.
+
+Reads fitted detectors and stored tokens, writes metrics/bench/<dataset>.json. Latency is that of one record, throughput that of up to BATCH at once,
+both from tokens in memory: what the encoders cost lies before it, once a record, whatever the model. Timings differ from machine to machine and run to
+run, so they lie apart from the metrics.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages import engine, errors, io
+from stages.datasets.record_sets import open_split
+from stages.fusion import artefact
+from stages.params import Params, load
+
+if TYPE_CHECKING:
+    from stages.datasets.records import Records
+
+BATCH = 256
+
+
+def main(dataset: str) -> int:
+    from stages.metrics.footprint import machine
+    from stages.training import Run
+
+    params = load()
+    task, models = params.record_task, {}
+    device = Run(seed=0, device=params.compute.device).device
+    test = open_split(dataset, "test")
+    records = test.take(range(min(BATCH, test.samples))).to(device)
+    with engine.thread_limit(params.compute.threads):
+        for run in task.runs.values():
+            if run.dataset == dataset:
+                for row in task.rows(run.model):
+                    place = artefact.folder(dataset, run.model, row, task.seeds(run)[0])
+                    models[row] = _bench(params, place, records) if (place / "config.json").is_file() else {"refused": "no fitted model"}
+                    print(f"{dataset} {row}: {models[row]}")
+    about = machine(device.type, params.compute.threads)
+    io.write_json(Path("metrics", "bench", f"{dataset}.json"), {"dataset": dataset, "machine": about, "models": models})
+    return errors.OK
+
+
+def _bench(params: Params, place: Path, records: Records) -> dict[str, Any]:
+    import torch
+
+    from stages.metrics.footprint import flops, peak_memory
+    from stages.metrics.latency import measure
+
+    device, rule = records.label.device, params.bench
+    detector = artefact.load(place).to(device)
+    one = records.take([int(records.present.sum(1).argmax())])  # of those with the most modalities the first
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    single = measure(lambda: detector.score(one), rule.warmup, rule.repeats, rule.seconds, synchronise)
+    many = measure(lambda: detector.score(records), 1, rule.repeats, rule.seconds, synchronise)
+    memory = peak_memory(lambda: detector.score(records))
+    learnt = [*detector.parameters(), *detector.buffers()]
+    return {
+        "latency_ms_p50": round(single.p50_ms, 3),
+        "latency_ms_p95": round(single.p95_ms, 3),
+        "throughput_per_s": round(1000 * records.samples / many.p50_ms, 1),
+        "batch": records.samples,
+        "warmup": single.warmup,
+        "repeats": single.repeats,
+        "batch_warmup": many.warmup,
+        "batch_repeats": many.repeats,
+        "parameters": sum(tensor.numel() for tensor in learnt),
+        "trainable_parameters": sum(tensor.numel() for tensor in detector.parameters()),
+        "flops": flops(lambda: detector.score(one)),
+        "peak_rss_mb": round(memory.rss_mb, 1),
+        "peak_vram_mb": None if memory.vram_mb is None else round(memory.vram_mb, 1),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(errors.guarded(lambda: main(*sys.argv[1:])))

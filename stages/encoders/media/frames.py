@@ -1,0 +1,61 @@
+"""The kind `frames`: a picture, or frames of a film at equal distances, through a frozen convolutional network; one token a frame.
+
+A token is the mean of a layer's feature map over the picture, of all `layers` one behind another; with `grid: 2` there are four tokens a frame,
+one for each quarter in reading order, so that something small is not averaged away. A picture is seen whole: scaled to a square, never cropped.
+The network is that of the image encoder `cnn`, run by ONNX Runtime on a CPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from stages.datasets.images import resize_image
+from stages.datasets.media import Clip, read_image, read_video
+from stages.datasets.records import Tokens
+from stages.encoders import cnn, encoder
+from stages.encoders.media.encoder import Place, TokenEncoder, at_moments, in_parts
+
+
+def build(
+    place: Place,
+    *,
+    reads: Literal["image", "video"] = "image",
+    frames: Annotated[int, Field(ge=1)] = 8,
+    backbone: str = "tf_efficientnet_lite0",
+    weights: str = "efficientnet-lite0",
+    layers: tuple[str, ...] = ("layer4",),
+    image_size: Annotated[int, Field(ge=32, le=4096)] = 224,
+    grid: Annotated[int, Field(ge=1, le=16)] = 1,
+    seed: int = 0,
+) -> TokenEncoder:
+    """frames: of a film; a picture has one. layers, backbone, weights, seed: as of the image encoder `cnn`."""
+    square = encoder.Place(image_size, place.device, place.threads, place.backbones)
+    network = cnn.build(square, backbone=backbone, layers=list(layers), weights=weights, seed=seed)
+
+    def read(path: Path) -> Clip:
+        clip = read_video(path, frames) if reads == "video" else Clip(read_image(path)[None], np.zeros(1))
+        return clip._replace(frames=np.stack([resize_image(frame, image_size) for frame in clip.frames]))
+
+    def encode(clips: Any) -> list[Tokens]:
+        pixels = torch.from_numpy(np.concatenate([clip.frames for clip in clips])).permute(0, 3, 1, 2)
+        pooled = _pooled(network.encode(pixels), layers, grid)  # (N, grid * grid, D)
+        parts = in_parts([len(clip.frames) for clip in clips], pooled)
+        return [
+            at_moments(part.flatten(0, 1), np.repeat(clip.time_s, grid * grid).tolist()) for part, clip in zip(parts, clips, strict=True)
+        ]
+
+    width = _pooled(network.encode(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)), layers, grid).shape[2]
+    return TokenEncoder(reads, width, read, encode, network.identity)
+
+
+def _pooled(features: dict[str, Tensor], layers: tuple[str, ...], grid: int) -> Tensor:
+    """{layer: (N, C, h, w)} to (N, grid * grid, D), cells in reading order."""
+    cells = [F.adaptive_avg_pool2d(features[layer].float(), grid).flatten(2).transpose(1, 2) for layer in layers]
+    return torch.cat(cells, 2)
