@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -187,7 +187,10 @@ def report(as_json: Json = False) -> None:
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with images; with --follow, one CSV file.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Image files, or folders with images; with --follow, one CSV file; of records, .pt files, or media as in image=a.png."),
+    ],
     dataset: Annotated[str | None, typer.Option(help="The data set that the model learnt from, where there are several.")] = None,
     category: Annotated[str | None, typer.Option(help="Its category, where there are several.")] = None,
     model: Annotated[str | None, typer.Option(help="The model; the one that the report recommends by default.")] = None,
@@ -211,6 +214,10 @@ def predict(
 
         _follow(images[0], series_model.choose(params.load(), Path(), dataset, category, model), threshold, once, state, as_json)
         return
+    from stages.serving.record_predict import is_record
+
+    if any(map(is_record, images)):
+        _predict_records(images, dataset, model, threshold, false_alarm_rate, as_json)
     from stages.serving import predict as serve
     from stages.serving.reference import choose, threshold_of
 
@@ -515,6 +522,26 @@ def _follow(path: Path, chosen: SeriesModel, threshold: float | None, once: bool
     with serve.until_interrupted() as stop:
         for verdict in serve.open_follower(path, chosen, limit, state).follow(stop, once=once, say=lambda text: typer.echo(text, err=True)):
             typer.echo(json.dumps(verdict._asdict(), ensure_ascii=False) if as_json else serve.render(verdict))
+
+
+def _predict_records(
+    arguments: list[Path], dataset: str | None, model: str | None, threshold: float | None, false_alarm_rate: float | None, as_json: bool
+) -> NoReturn:
+    from stages.serving import record_predict as serve
+    from stages.serving.record_model import choose, threshold_of
+
+    settings, (files, media) = params.load(), serve.given(arguments)
+    chosen = choose(settings, Path(), dataset, model)
+    limit, verdicts = threshold_of(chosen, threshold, false_alarm_rate), []
+    if not as_json:
+        typer.echo(serve.head(chosen, limit))
+    for verdict in serve.predict(settings, chosen, files, media, limit):
+        verdicts.append(verdict)
+        if not as_json:
+            typer.echo(serve.render(verdict))
+    if as_json:
+        typer.echo(as_text([verdict._asdict() for verdict in verdicts]))
+    raise typer.Exit(errors.MENDABLE if any(verdict.score is None for verdict in verdicts) else errors.OK)
 
 
 def _backbones(folder: Path | None) -> Path:

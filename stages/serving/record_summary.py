@@ -15,6 +15,7 @@ import numpy as np
 
 from stages import io
 from stages.datasets.images import UnreadableImage, read_image
+from stages.datasets.samples import root_of
 from stages.params import Params
 from stages.plots import page, record_charts
 from stages.serving.leaderboard import Row, cell, columns
@@ -104,8 +105,8 @@ def _detail(best: Row) -> dict[str, Any]:
     drawn = {}
     if stored := _stored(best, "calibration.json"):
         drawn["reliability"] = record_charts.reliability(_bins(stored["before"]), _bins(stored["after"] or {}))
-    if stored := _stored(best, "experts.json"):
-        drawn["experts"] = record_charts.experts(stored["usage"])
+    if layers := (_stored(best, "experts.json") or {}).get("layers"):
+        drawn["experts"] = record_charts.experts([layer["first_choice"] for layer in layers])
     if rows := _contributions(best):
         anomalous = np.array([row["label"] == 1 for row in rows])
         drawn["spreads"] = record_charts.spreads(
@@ -120,7 +121,7 @@ def _cases(dataset: str, best: Row) -> list[dict[str, Any]]:
     if threshold is None or not rows:
         return []
     media = {row["record_id"]: row for row in io.read_table(Path("data", dataset, "samples.parquet"))}
-    root, names = Path(io.read_json(Path("data", dataset, "dataset.json"))["root"]), _modalities(rows)
+    root, names = root_of(Path("data", dataset, "dataset.json")), _modalities(rows)
     missed = sorted((row for row in rows if row["label"] == 1 and row["score"] <= threshold), key=lambda row: row["score"])[:CASES]
     alarms = sorted((row for row in rows if row["label"] == 0 and row["score"] > threshold), key=lambda row: -row["score"])[:CASES]
     cases = []
@@ -151,13 +152,16 @@ def _picture(root: Path, path: str | None) -> str | None:
 
 def _experts(best: Row) -> str:
     """A sentence on how evenly the experts are used, and what their choice has to do with what the record is."""
-    stored = _stored(best, "experts.json")
-    if not stored:
+    layers = (_stored(best, "experts.json") or {}).get("layers")
+    if not layers:
         return ""
-    even, known = np.mean(stored["entropy"]), stored["information"]
+    names = list(layers[0]["information"]["presence"])
+    told = {name: np.mean([layer["information"]["presence"][name] for layer in layers]) for name in names}
+    most = max(names, key=lambda name: told[name])
+    even, known = (np.mean([one["entropy"] for one in layers]), np.mean([one["information"]["class"] for one in layers]))
     return (
-        f"Evenness of use (entropy over its highest) {even:.2f}; the choice of expert shares {np.mean(known['presence']):.3f} nats with which modalities are"
-        f" present and {np.mean(known['class']):.3f} with the label."
+        f"How often each expert is a latent's first choice. Evenness (entropy over its highest) is {even:.2f}. The choice tells {known:.3f} nats of the"
+        f" label, and of no modality's presence more than the {told[most]:.3f} nats of {most}."
     )
 
 
