@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ from stages import io
 from stages.datasets.record_errors import RecordError, Rejected
 from stages.datasets.record_files import KEYS, SCHEMAS, write_record
 from stages.datasets.record_intake import Grouping, Intake, grouped
-from stages.datasets.record_lists import Listing
+from stages.datasets.record_lists import Item, Listing
 from stages.datasets.record_store import ABOUT, COLUMNS, INDEX, RecordStore, StoreWriter
+from stages.datasets.records import UNKNOWN
 from stages.progress import progress
 
 RESUME = Path(".assay/resume/records")
@@ -75,6 +76,16 @@ def pack(
     rule = _close(writer, intake, group, about or {})
     _move(place, out)
     return Packed(out.as_posix(), len(writer.index), intake.rejected, RecordStore(out).widths, intake.unknown, writer.shards, rule)
+
+
+def pack_rows(rows: Sequence[Mapping[str, Any]], root: Path, out: Path, **options: Any) -> Packed:
+    """Pack the files of a sample table, as rows of samples.parquet with `stored_path`. What the table says of a record counts. options: of `pack`."""
+    items = [
+        Item(row["stored_path"], row["record_id"], None if row["label"] == UNKNOWN else row["label"], row["group"], row["fault"] or None, row["split"])
+        for row in rows
+        if row["stored_path"] is not None
+    ]
+    return pack(Listing(root, items), out, replace=True, **options)
 
 
 def unpack(store: RecordStore, out: Path, schema: str = "general", quiet: bool = False) -> int:
