@@ -73,7 +73,6 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
         None if isinstance(table, str) else table,
         contributions,
         _experts(first, records["test"], device),
-        _stopped_on_val(places[0]),
     )
     write_record_tables(result_folder(run.dataset, run.model, row), seeds, found)
     counts = {split: len(own) for split, own in rows.items()}
@@ -134,11 +133,6 @@ def _experts(detector: RecordDetector, test: Subset, device: Any) -> dict[str, A
         return None
     found = detector.experts_usage(test.take(range(min(test.samples, MOST_EXPLAINED))).to(device))
     return found if found["layers"] else None
-
-
-def _stopped_on_val(place: Path) -> bool:
-    """Whether anything was measured on validation records in training."""
-    return any(key.startswith("val") for row in io.read_json(place / "history.json") for key in row)
 
 
 if __name__ == "__main__":

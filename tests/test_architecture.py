@@ -99,8 +99,13 @@ def test_deps_cover_every_module_that_a_stage_imports(unfolded):
             sources.append(ROOT / "stages/datasets" / f"{settings.datasets[key].adapter}.py")
         if verb == "prepare_series":
             sources.append(ROOT / "stages/datasets" / f"{settings.signals.datasets[key].adapter}.py")
-        if verb in ("train", "evaluate", "train_series", "evaluate_series"):
-            code = ROOT / (settings.signals if verb.endswith("_series") else settings).runs[key].code
+        if verb == "prepare_records":
+            sources.append(ROOT / "stages/datasets" / f"{settings.record_task.datasets[key].adapter}.py")
+        if verb == "extract_records":
+            sources.append(ROOT / settings.record_task.extracts[key].code)
+        if verb.split("_")[0] in ("train", "evaluate"):
+            task = {"series": settings.signals, "records": settings.record_task}.get(verb.rpartition("_")[2], settings)
+            code = ROOT / task.runs[key].code
             sources += sorted(code.glob("*.py")) if code.is_dir() else [code]
         watched = [ROOT / dep for dep in stage["deps"]]
         missing = [source for source in closure(*sources) if not any(source == path or path in source.parents for path in watched)]
@@ -119,15 +124,25 @@ def test_a_run_names_the_file_of_its_detector():
         for entry in settings.rows(run.model).values():
             file = ROOT / "stages/detectors" / f"{entry.detector.replace('.', '/')}.py"
             assert file.is_file() and (ROOT / run.code in (file, file.parent)), f"{name}: {run.code} does not hold {entry.detector}"
-    for name, run in settings.signals.runs.items():
-        for entry in settings.signals.rows(run.model).values():
-            file = ROOT / "stages/timeseries" / f"{entry.detector.replace('.', '/')}.py"
-            assert file.is_file() and (ROOT / run.code in (file, file.parent)), f"{name}: {run.code} does not hold {entry.detector}"
+    for task, room in ((settings.signals, "timeseries"), (settings.record_task, "fusion")):
+        for name, run in task.runs.items():
+            for entry in task.rows(run.model).values():
+                file = ROOT / "stages" / room / f"{entry.detector.replace('.', '/')}.py"
+                assert file.is_file() and (ROOT / run.code in (file, file.parent)), f"{name}: {run.code} does not hold {entry.detector}"
+
+
+def test_an_extract_of_records_names_the_file_of_its_encoder_and_each_data_set_is_extracted_whole():
+    task = params.load(ROOT / "params.yaml").record_task
+    for name, extract in task.extracts.items():
+        assert extract.code == f"stages/encoders/media/{task.entry('encoders', extract.encoder).kind}.py" and (ROOT / extract.code).is_file(), name
+        assert extract.dataset in task.datasets, name
+    together = {(extract.dataset, extract.modality) for extract in task.extracts.values()}
+    assert len(together) == len(task.extracts), "two extracts write into one folder"
 
 
 def test_the_report_and_the_tracker_see_every_data_set(unfolded):
     settings = params.load(ROOT / "params.yaml")
-    for dataset in (*settings.datasets, *settings.signals.datasets):
+    for dataset in (*settings.datasets, *settings.signals.datasets, *settings.record_task.datasets):
         for stage in ("report", "track"):
             assert f"metrics/{dataset}" in unfolded[stage]["deps"], f"add metrics/{dataset} to the deps of {stage} in dvc.yaml"
 

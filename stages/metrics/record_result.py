@@ -18,6 +18,7 @@ from stages.metrics.subsets import CURVE_COLUMNS, SUBSET_COLUMNS, SubsetTable
 CATEGORY = "all"  # records are judged together, whatever they show
 COMPARED = ("roc_auc", "pr_auc", "missing_auc")  # whose draws are kept
 COLUMNS = ("record_id", "split", "seed", "label", "fault", "group", "score", "probability")  # of predictions.parquet
+NOTE = "fitted on validation records, which may also have chosen a penalty, or the state of the network that was kept; test records had no part in it"
 FAULT_COLUMNS = ("fault", "records", "roc_auc", "low", "high")
 
 
@@ -29,7 +30,6 @@ class RowTables(NamedTuple):
     subsets: SubsetTable | None
     contributions: dict[str, Any] | None  # columns of contributions.parquet
     experts: dict[str, Any] | None
-    stopped_on_val: bool  # the records that fixed the temperature also chose the state that was kept
 
 
 def record_result(about: dict[str, Any], found: RowTables) -> dict[str, Any]:
@@ -81,13 +81,12 @@ def calibration_of(seeds: Sequence[int], found: RowTables) -> dict[str, Any]:
     """The bins of the first seed on test records, without and with its temperature, and how far both are off."""
     first, test = found.judgement.calibration[0], found.splits["test"][0]
     logit = test.score[0]
-    note = "the validation records that fixed the temperature had chosen the state of the model that was kept as well"
     return {
         "temperature": first.temperature,
         "temperatures": [one.temperature for one in found.judgement.calibration],
         "seeds": list(seeds),
         "reason": first.reason or None,
-        "note": note if found.stopped_on_val else None,
+        "note": NOTE,
         "before": _bins(calibration.probability(logit), test.label),
         "after": None if first.temperature is None else _bins(first.probability(logit), test.label),
     }
