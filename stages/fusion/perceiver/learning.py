@@ -137,7 +137,7 @@ def optimiser(trainee: Trainee, learning_rate: float, weight_decay: float) -> Ca
     def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         matrices, others = ([one for one in parameters if (one.ndim > 1) is wanted] for wanted in (True, False))
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        made = torch.optim.AdamW(groups, lr=learning_rate)
+        made = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
         made.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(parameters, CLIP_NORM) and None)
         made.register_step_post_hook(lambda *_: trainee.follow())
         return made
