@@ -131,7 +131,7 @@ def _about(model: str) -> dict[str, Any]:
         "model": model,
         "label": "quick" if model == "perceiver-moe" else "",
         "seeds": list(SEEDS),
-        "supervised": model != "knn",
+        "supervised": model != "knn", "modalities": list(MODALITIES),
     }
 
 

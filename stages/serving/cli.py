@@ -42,6 +42,9 @@ Layout = Annotated[
     str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")
 ]
 Signals = Annotated[bool, typer.Option("--signals", help="It holds signals, not images: CSV or parquet files, a row a step.")]
+OfRecords = Annotated[
+    bool, typer.Option("--records", help="It holds records that several media show: those media, or .pt files of their embeddings.")
+]
 Images = Annotated[list[Path] | None, typer.Option(help="A folder of images to learn from; may be given more than once.")]
 Prepared = Annotated[list[str] | None, typer.Option(help="A prepared data set whose training images are learnt from.")]
 Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
@@ -67,6 +70,7 @@ def data_check(
     write_csv: Annotated[Path | None, typer.Option(help="Write the labels found as a CSV, to correct by hand and read back.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG with a few images of every type.")] = None,
     signals: Signals = False,
+    of_records: OfRecords = False,
     as_json: Json = False,
 ) -> None:
     """Say which layout a folder has, what is wrong with it, and what Assay will do. Changes nothing. Exit code 1 where it cannot go on."""
@@ -76,6 +80,12 @@ def data_check(
         recordings = signal_check.examine(directory, adapter)
         typer.echo(as_text([one._asdict() for one in recordings]) if as_json else signal_check.render(recordings))
         return
+    if of_records:
+        from stages.serving import record_check
+
+        examined = record_check.examine(directory, adapter)
+        typer.echo(as_text(examined.as_json()) if as_json else record_check.render(examined))
+        raise typer.Exit(errors.OK if examined.ok else errors.MENDABLE)
     from stages.datasets import check
     from stages.datasets.splits import Rule
 
@@ -100,12 +110,15 @@ def add_data(
     ] = None,
     overlap: Annotated[int | None, typer.Option(help="Of neighbouring tiles, in pixels; an eighth of a tile by default.")] = None,
     signals: Signals = False,
+    of_records: OfRecords = False,
     as_json: Json = False,
 ) -> None:
     """Write a data set of your own into params.yaml and dvc.yaml, then say what to do next. Comments in the files stay."""
     from stages.serving import add
 
-    if signals:
+    if of_records:
+        added = add.add_records(directory, name, adapter, model or ())
+    elif signals:
         added = add.add_signals(directory, name, adapter or "signal_folder", model or ())
     else:
         added = add.add(directory, name, adapter, model or (), schedule, _sides(canvas), overlap)

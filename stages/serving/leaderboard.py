@@ -53,7 +53,7 @@ RECORD_COLUMNS = {
     "nll": "NLL",
     "f1_at_half": "F1 at probability .5",
 }
-CONTROLS = ("presence", "random")  # of records: what can be had from which modalities are there, and from nothing
+CONTROLS = ("presence", "prevalence", "random")  # of records: what can be had from which modalities are there, and from nothing
 
 
 class Task(NamedTuple):

@@ -37,7 +37,7 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
     about = io.read_json(Path("data", dataset, "dataset.json"))
     judged = [row for row in rows if row.refused is None]
     cases = _cases(dataset, best) if best else []
-    drawn = _comparison(judged, best, about["modalities"]) | (_detail(best) if best else {})
+    drawn = _comparison(judged, best, result[best.model]["modalities"] if best else []) | (_detail(best) if best else {})
     return {
         "task": "records",
         "unit": "record",
@@ -214,4 +214,5 @@ def _data(dataset: str, about: Mapping[str, Any]) -> dict[str, Any]:
         kind = names.get(sample["label"], "unlabelled")
         split[kind] = split.get(kind, 0) + 1
     said = {key: value for key, value in about["about"].items() if isinstance(value, str | int | float)}
-    return {"about": {"modalities": ", ".join(about["modalities"])} | said, "counts": counts}
+    stored = about["about"].get("modalities")  # of files of tokens, by name their widths
+    return {"about": {"modalities": ", ".join(stored or about["modalities"])} | said, "counts": counts}
