@@ -48,7 +48,7 @@ class Row(Section):
 
     timm: str | None = None  # its network, where that is timm's
     clip: str | None = None  # its network, where that is a CLIP that encoders/clip.py knows
-    transformers: str | None = None  # its network, where that is of transformers: weights, configuration and tokenizer in one folder
+    network: str | None = None  # what it is, where it is neither: a folder of transformers with configuration and tokenizer, an ONNX file
     made_by: str | None = None  # the command that makes it on this machine, for networks of our own
     loads: Literal["state_dict", "order"]
     file: str

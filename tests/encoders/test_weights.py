@@ -226,7 +226,7 @@ def test_verify_tells_ok_altered_missing_and_unrecorded_apart(folder, monkeypatc
 def test_every_row_of_the_lock_states_a_licence_and_a_network_that_exists_or_the_command_that_makes_it():
     timm = weights.timm()
     for name, row in weights.lock().items():
-        assert row.licence and sum(one is not None for one in (row.timm, row.clip, row.made_by)) >= 1, name
+        assert row.licence and sum(one is not None for one in (row.timm, row.clip, row.network, row.made_by)) >= 1, name
         assert row.timm is None or timm.is_model(row.timm.split(".")[0]), name
         assert row.clip is None or clip.architecture(row.clip), name
         # an unknown hash is null, never invented: only the file that was seen here has one

@@ -38,18 +38,19 @@ def draw_film(scene: Scene, frames: int = 16, size: int = 96) -> Array:
     _glow(film, still, trace["burn"], draw)
     _haze(film, trace["coolant"], draw)
     film += draw.normal(0, 0.01, (1, size, size, 1)).astype(np.float32)
-    still_film = (np.clip(film, 0, 1) * 255).astype(np.uint8)
+    still_film = (np.clip(film, 0, 1, out=film) * 255).astype(np.uint8)
     return np.stack([_foreground(still_film[at], at, broken, scene, draw) for at in range(frames)])
 
 
 def _face(x: Array, y: Array, spin: Array, scene: Scene, size: int) -> Array:
     """(T, H, W) light of the chuck with its three jaws, and the part with holes and a chalk mark."""
-    radius, angle = np.hypot(x, y), np.arctan2(y, x) - spin[:, None, None]
-    fan = np.cos(2 * (np.arctan2(y, x) - scene.shift.lamp))
+    radius, fixed = np.hypot(x, y), np.arctan2(y, x)
+    angle, fan = fixed - spin[:, None, None], np.cos(2 * (fixed - scene.shift.lamp))
+    thrice = np.cos(3 * angle)
     part = 0.42 + 0.16 * fan + 0.02 * np.sin(radius * 60)
-    part -= 0.3 * np.exp(-((((np.cos(3 * angle) - 1) * 0.15) / 0.02) ** 2) - ((radius - 0.5) / 0.05) ** 2)  # holes
+    part -= 0.3 * np.exp(-((7.5 * (thrice - 1)) ** 2) - ((radius - 0.5) / 0.05) ** 2)  # holes
     part += 0.25 * np.exp(-(((np.cos(angle) - 1) / 0.004) ** 2)) * (radius > 0.56) * (radius < 0.72)  # chalk
-    jaws = 0.16 + 0.12 * (np.cos(3 * angle + np.pi) > 0.8)
+    jaws = np.where(thrice < -0.8, np.float32(0.28), np.float32(0.16))
     light = np.where(radius < 0.78, part, 0.07 + 0.03 * y)
     light = np.where(radius < 0.34, jaws, light)
     edge = np.clip((radius - 0.78) * size / 2 + 0.5, 0, 1)
@@ -58,17 +59,20 @@ def _face(x: Array, y: Array, spin: Array, scene: Scene, size: int) -> Array:
 
 def _glow(film: Array, still: Array, trace: float, draw: np.random.Generator) -> None:
     """The hot zone at the tool, breathing."""
-    spot = np.exp(-((still[None, :] - CONTACT[0]) ** 2 + (still[:, None] - CONTACT[1]) ** 2) / (0.01 + 0.012 * trace))
+    near = np.exp(-((still - CONTACT[0]) ** 2) / (0.01 + 0.012 * trace)), np.exp(-((still - CONTACT[1]) ** 2) / (0.01 + 0.012 * trace))
+    spot = near[1][:, None, None] * near[0][:, None] * np.array([1.0, 0.42, 0.08], np.float32)
     beat = 0.13 * trace * (1 + 0.25 * draw.standard_normal(len(film)))
-    film += beat[:, None, None, None].astype(np.float32) * spot[..., None] * np.array([1.0, 0.42, 0.08], np.float32)
+    right = slice(len(still) // 2, None)  # the other half is dark
+    film[:, :, right] += beat[:, None, None, None].astype(np.float32) * spot[:, right]
 
 
 def _haze(film: Array, trace: float, draw: np.random.Generator) -> None:
     """Smoke where coolant is short: pale, thicker above the tool, drifting."""
     size = film.shape[1]
-    column = np.linspace(1, 0, size)[:, None] * np.linspace(0.2, 1, size)[None, :]
+    column = np.linspace(1, 0, size, dtype=np.float32)[:, None] * np.linspace(0.2, 1, size, dtype=np.float32)
     drift = np.sin(np.linspace(0, 9, size)[None, :] + draw.uniform(0, 6) + np.arange(len(film))[:, None] * 0.7)
-    share = np.clip(0.06 * max(trace - 0.4, 0) * column[None] * (1 + 0.4 * drift[:, None, :]), 0, 0.7)[..., None].astype(np.float32)
+    thick = (0.06 * max(trace - 0.4, 0) * (1 + 0.4 * drift[:, None, :])).astype(np.float32)
+    share = np.minimum(thick * column, 0.7)[..., None]
     film *= 1 - share
     film += share * 0.72
 

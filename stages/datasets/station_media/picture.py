@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
 from stages.datasets.station_media.evidence import Array
 from stages.datasets.station_media.process import Scene
 
 FACE, BORE, HOLES, HOLE = 0.9, 0.3, 0.62, 0.075  # radii: half the picture is 1
-BURNT = np.array([0.55, 0.42, 0.62])  # what heat leaves of red, green and blue
+STRAW = np.array([1.0, 0.86, 0.62], np.float32)  # what heat leaves of red, green and blue, first
+BURNT = np.array([0.55, 0.42, 0.62], np.float32)  # and in the end
 
 
 def draw_picture(scene: Scene, size: int = 160) -> Array:
@@ -18,12 +21,12 @@ def draw_picture(scene: Scene, size: int = 160) -> Array:
     draw, trace = scene.draw("picture"), scene.trace
     turn = draw.uniform(0, 2 * np.pi)
     centre = draw.normal(0, 0.012, 2)
-    y, x = np.meshgrid(*(np.linspace(-1, 1, size) - shift for shift in centre), indexing="ij")
+    y, x = np.meshgrid(*((np.linspace(-1, 1, size) - shift).astype(np.float32) for shift in centre), indexing="ij")
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
 
     rim = FACE + 0.0045 * trace["bearing"] * np.sin(5 * (angle - turn))  # a worn bearing leaves a rim with five lobes
-    bore_at = 0.018 * trace["wobble"] * np.array([np.cos(turn * 3), np.sin(turn * 3)])
-    bore = np.hypot(x - bore_at[0], y - bore_at[1])
+    off = 0.018 * trace["wobble"]
+    bore = np.hypot(x - off * math.cos(turn * 3), y - off * math.sin(turn * 3))
     light = _lathe(scene, radius, angle, draw)
     light += 0.035 * trace["chatter"] * np.sin(42 * (angle - turn) + 26 * radius) * (radius > 0.42)
     light += _stains(trace["coolant"], size, draw)
@@ -36,17 +39,19 @@ def draw_picture(scene: Scene, size: int = 160) -> Array:
     holes = np.full_like(radius, 9.0)
     for number in range(6):
         at = turn + number * np.pi / 3
-        holes = np.minimum(holes, np.hypot(x - HOLES * np.cos(at), y - HOLES * np.sin(at)))
+        holes = np.minimum(holes, np.hypot(x - HOLES * math.cos(at), y - HOLES * math.sin(at)))
     chamfer = np.exp(-((edge / 0.018) ** 2)) + np.exp(-(((holes - HOLE) / 0.016) ** 2))
     colour += 0.22 * chamfer[..., None]
     colour += _burr(trace["burr"], bore, holes, angle, draw)[..., None]
     inside = _soft((rim - radius) * size / 2) * _soft((bore - BORE) * size / 2) * _soft((holes - HOLE) * size / 2)
-    under = 0.13 + 0.02 * gaussian_filter(draw.standard_normal((size, size)), 1.5) + 0.05 * np.exp(-(((radius - FACE) / 0.08) ** 2))
-    picture = inside[..., None] * colour + (1 - inside[..., None]) * under[..., None] * np.array([0.95, 1.0, 1.08])
+    under = (
+        0.13 + 0.02 * gaussian_filter(draw.standard_normal((size, size), np.float32), 1.5) + 0.05 * np.exp(-(((radius - FACE) / 0.08) ** 2))
+    )
+    picture = inside[..., None] * colour + (1 - inside[..., None]) * under[..., None] * np.array([0.95, 1.0, 1.08], np.float32)
 
-    fall = 1 - 0.18 * (np.cos(scene.shift.lamp) * x + np.sin(scene.shift.lamp) * y)
-    picture *= scene.shift.light * fall[..., None] * np.array(scene.shift.tint)
-    picture = gaussian_filter(picture, (0.5, 0.5, 0)) + draw.normal(0, 0.012, picture.shape)
+    fall = 1 - 0.18 * (math.cos(scene.shift.lamp) * x + math.sin(scene.shift.lamp) * y)
+    picture *= scene.shift.light * fall[..., None] * np.array(scene.shift.tint, np.float32)
+    picture = gaussian_filter(picture, (0.5, 0.5, 0)) + 0.012 * draw.standard_normal(picture.shape, np.float32)
     return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
 
 
@@ -57,7 +62,7 @@ def _soft(distance: Array) -> Array:
 
 def _lathe(scene: Scene, radius: Array, angle: Array, draw: np.random.Generator) -> Array:
     """Turning marks: fine rings, coarser with a worn tool, and the two bright fans that a lamp makes on them."""
-    rings = np.interp(radius * 120, np.arange(200), draw.standard_normal(200))
+    rings = np.interp(radius * 120, np.arange(200), draw.standard_normal(200)).astype(np.float32)
     feed = np.sin(radius * (150 + 20 * scene.programme) + draw.uniform(0, 6))
     fan = np.abs(np.cos(angle - scene.shift.lamp + draw.normal(0, 0.08))) ** 3
     return 0.4 + 0.3 * fan + (0.02 + 0.025 * scene.wear) * rings * (0.5 + fan) + 0.02 * feed
@@ -80,7 +85,7 @@ def _crack(trace: float, turn: float, size: int, centre: Array, draw: np.random.
         fork = heading + 0.9
         branch = [points[4] + number * step * np.array([np.cos(fork), np.sin(fork)]) for number in range(len(path) - 5)]
         pen.line([tuple(((one + centre + 1) * size).tolist()) for one in branch], fill=220, width=2)
-    dark = np.asarray(canvas.filter(ImageFilter.GaussianBlur(0.8)).resize((size, size), Image.Resampling.BOX), np.float64)
+    dark = np.asarray(canvas.filter(ImageFilter.GaussianBlur(0.8)).resize((size, size), Image.Resampling.BOX), np.float32)
     return dark / 255 * min(0.35 + 0.2 * trace, 1)
 
 
@@ -89,13 +94,12 @@ def _heat(trace: float, radius: Array, angle: Array, draw: np.random.Generator) 
     spot = np.cos(angle - draw.uniform(0, 2 * np.pi)) - 1
     patch = np.exp(spot / 0.35) * np.exp(-(((radius - draw.uniform(0.55, 0.75)) / 0.22) ** 2))
     share = np.clip(0.17 * trace * patch, 0, 0.95)[..., None]
-    straw = np.array([1.0, 0.86, 0.62])
-    return 1 - np.minimum(share * 2, 1) * (1 - straw) - np.clip(share * 2 - 0.7, 0, 1) * (straw - BURNT)
+    return 1 - np.minimum(share * 2, 1) * (1 - STRAW) - np.clip(share * 2 - 0.7, 0, 1) * (STRAW - BURNT)
 
 
 def _stains(trace: float, size: int, draw: np.random.Generator) -> Array:
     """Pale blots where coolant dried."""
-    field = zoom(draw.standard_normal((9, 9)), size / 9, order=3)[:size, :size]
+    field = np.asarray(Image.fromarray(draw.standard_normal((9, 9), np.float32)).resize((size, size), Image.Resampling.BICUBIC))
     return 0.16 * _soft((field - (1.9 - 0.28 * trace)) * 4)
 
 
@@ -118,12 +122,12 @@ def _decoys(size: int, draw: np.random.Generator) -> Array:
     for _ in range(int(draw.poisson(6))):
         x, y, wide = draw.uniform(0, size), draw.uniform(0, size), draw.uniform(0.4, 1.4) * size / 160
         pen.ellipse([x - wide, y - wide, x + wide, y + wide], fill=int(draw.uniform(100, 255)))
-    return 0.3 * np.asarray(canvas.filter(ImageFilter.GaussianBlur(0.5)), np.float64) / 255
+    return 0.3 * np.asarray(canvas.filter(ImageFilter.GaussianBlur(0.5)), np.float32) / 255
 
 
 def _burr(trace: float, bore: Array, holes: Array, angle: Array, draw: np.random.Generator) -> Array:
     """Bright teeth along the bore and the holes."""
-    teeth = np.interp((angle + np.pi) * 14, np.arange(90), np.maximum(draw.normal(0.3, 1, 90), 0))
+    teeth = np.interp((angle + np.pi) * 14, np.arange(90), np.maximum(draw.normal(0.3, 1, 90), 0)).astype(np.float32)
     reach = 0.006 + 0.011 * trace * teeth
     ring = np.clip(1 - np.abs(bore - BORE) / reach, 0, 1) + np.clip(1 - np.abs(holes - HOLE) / (0.6 * reach), 0, 1)
     return 0.45 * min(trace / 2.5, 1) * ring

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import wave
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import butter, sosfilt
+from scipy.signal import butter, oaconvolve, sosfilt
 
 from stages.datasets.station_media.evidence import Array
 from stages.datasets.station_media.process import Scene
@@ -20,8 +21,8 @@ def draw_sound(scene: Scene, seconds: float = 2.0) -> Array:
     """(n,) float in -1..1."""
     draw, trace = scene.draw("sound"), scene.trace
     count = int(seconds * RATE)
-    time = np.arange(count) / RATE
-    noise = draw.standard_normal((3, count)).astype(np.float32)
+    time = (np.arange(count) / RATE).astype(np.float32)
+    noise = draw.standard_normal((3, count), np.float32)
     phase = 2 * np.pi * scene.turns * (time + 0.002 * np.cumsum(noise[2]) / RATE**0.5)
 
     sound = 0.05 * sum(np.sin(order * phase + draw.uniform(0, 6)) / order for order in (1, 2, 3, 4, 6))
@@ -38,8 +39,13 @@ def draw_sound(scene: Scene, seconds: float = 2.0) -> Array:
 
 def _band(noise: Array, low: float, high: float) -> Array:
     """Noise within a band, about as loud as before."""
-    kept = sosfilt(butter(2, [low, high], "bandpass", fs=RATE, output="sos"), noise)
+    kept = sosfilt(_filter(low, high), noise)
     return kept / (kept.std() + 1e-9)
+
+
+@cache
+def _filter(low: float, high: float) -> Array:
+    return butter(2, [low, high], "bandpass", fs=RATE, output="sos").astype(np.float32)
 
 
 def _chatter(trace: float, phase: Array, time: Array, draw: np.random.Generator) -> Array:
@@ -57,7 +63,7 @@ def _knocks(trace: float, turns: float, count: int, draw: np.random.Generator) -
     hits = np.zeros(count)
     hits[at] = 0.035 * trace * np.exp(0.3 * draw.standard_normal(len(at)))
     tail = np.arange(240) / RATE
-    return np.convolve(hits, np.exp(-tail * 420) * np.sin(2 * np.pi * 3400 * tail))[:count]
+    return oaconvolve(hits, np.exp(-tail * 420) * np.sin(2 * np.pi * 3400 * tail))[:count].astype(np.float32)
 
 
 def _bang(trace: float, time: Array, noise: Array, draw: np.random.Generator) -> Array:
@@ -75,7 +81,7 @@ def _hall(time: Array, draw: np.random.Generator) -> Array:
     if kind == 0:
         other = 0.05 * np.sin(2 * np.pi * draw.uniform(900, 1500) * time) * (np.sin(2 * np.pi * 1.7 * since) > 0.2)
     elif kind == 1:
-        other = 0.06 * draw.standard_normal(len(time)) * (since > 0) * np.exp(-((np.maximum(since, 0) / 0.5) ** 4))
+        other = 0.06 * draw.standard_normal(len(time), np.float32) * (since > 0) * np.exp(-((np.maximum(since, 0) / 0.5) ** 4))
     elif kind == 2:
         other = 0.15 * (since > 0) * np.exp(-np.maximum(since, 0) * 14) * np.sin(2 * np.pi * draw.uniform(1800, 2600) * since)
     return other

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -35,14 +36,13 @@ def build(
     import torchaudio
 
     length, step = round(rate * frame_ms / 1000), round(rate * step_ms / 1000)
-    spectrogram = torchaudio.transforms.MelSpectrogram(
-        rate, n_fft=length, hop_length=step, n_mels=bands, pad_mode="constant", norm="slaney"
-    )
+    spectrogram = torchaudio.transforms.MelSpectrogram(rate, n_fft=length, hop_length=step, n_mels=bands, center=False, norm="slaney")
     columns, hop = max(round(window_s * 1000 / step_ms), 1), max(round(hop_s * 1000 / step_ms), 1)
 
     @torch.no_grad()
     def encode(sounds: Any) -> list[Tokens]:
-        return [_statistics((spectrogram(torch.from_numpy(sound.samples)) + FLOOR).log(), columns, hop) for sound in sounds]
+        whole = [F.pad(torch.from_numpy(sound.samples), (0, max(length - len(sound.samples), 0))) for sound in sounds]
+        return [_statistics((spectrogram(samples) + FLOOR).log(), columns, hop) for samples in whole]
 
     identity = {"weights": "none", "versions": versions("torch", "torchaudio", "av")}
     return TokenEncoder("audio", 3 * bands, partial(read_audio, rate=rate), encode, identity)

@@ -1,0 +1,104 @@
+"""Files in, a filled store of records out: threads read a few files ahead of the network, which sees one batch after another.
+
+Only reading is done by threads, so that neither the bits nor the tokenizers, which bear one caller at a time, depend on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages.datasets.record_store import StoreWriter
+from stages.datasets.records import Record
+from stages.datasets.samples import DataError
+from stages.encoders.media.encoder import TokenEncoder
+from stages.errors import UserError
+from stages.progress import Advance
+
+BATCH = 32  # files in one pass of the network
+UNREADABLE = 0.05  # of the files; more are an error, not a quarantine
+
+
+class File(NamedTuple):
+    path: Path
+    shown: str  # as the sample table names it
+    record: Record  # without tokens
+
+
+def fill(
+    folder: Path, modality: str, encoder: TokenEncoder, files: Sequence[File], about: dict[str, Any], threads: int, advance: Advance
+) -> int:
+    """Encode every file into the store `folder`, which is complete when its `records.json` stands in it. Returns how many could not be read.
+
+    Raises DataError (E436) where more than 5 % of the files cannot be read, UserError (E301) for tokens that are not finite.
+    """
+    writer: StoreWriter | None = None
+    bad: list[dict[str, str]] = []
+    for batch in _chunks(_read_ahead(encoder, files, threads), BATCH):
+        good = [(file, seen) for file, seen in batch if not isinstance(seen, DataError)]
+        bad += [
+            {"record_id": file.record.record_id, "path": file.shown, "reason": str(seen)}
+            for file, seen in batch
+            if isinstance(seen, DataError)
+        ]
+        _refuse_many(modality, bad, len(files))
+        for (file, _), tokens in zip(good, encoder.encode([seen for _, seen in good]) if good else [], strict=True):
+            writer = writer or StoreWriter(folder, {modality: encoder.width or tokens.values.shape[1]})
+            writer.add(_with_tokens(file, modality, tokens, writer.widths[modality]))
+        advance(len(batch))
+    if writer is None:
+        raise DataError(f"E436 none of the {len(files)} files of {modality} could be read: {bad[0]['reason'] if bad else 'there is none'}")
+    writer.close({**about, "unreadable": bad})
+    return len(bad)
+
+
+def _chunks(stream: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while chunk := list(islice(stream, size)):
+        yield chunk
+
+
+def _with_tokens(file: File, modality: str, tokens: Any, width: int) -> Record:
+    if tokens.values.shape[1] != width:
+        raise DataError(
+            f"E437 {file.shown} gives tokens of width {tokens.values.shape[1]}, the files before it {width}: it has other variables. Give all files "
+            "the same columns, or name those that count in `nominal` of the encoder"
+        )
+    if not tokens.values.isfinite().all():
+        raise UserError(f"E301 the tokens of {file.shown} are not finite. Look at the file, and at the options of its encoder")
+    return file.record._replace(modalities={modality: tokens})
+
+
+def _refuse_many(modality: str, bad: list[dict[str, str]], total: int) -> None:
+    if len(bad) > max(UNREADABLE * total, 1):
+        raise DataError(
+            f"E436 {len(bad)} of {total} files of {modality} could not be read so far, more than {UNREADABLE:.0%}. The first: {bad[0]['reason']}"
+        )
+
+
+def _read_ahead(encoder: TokenEncoder, files: Sequence[File], threads: int) -> Iterator[tuple[File, Any]]:
+    """Every file in order with what `read` gave, or with the error that says why it gave nothing."""
+    waiting: deque[tuple[File, Future]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for file in files:
+                waiting.append((file, pool.submit(_read, encoder, file.path)))
+                if len(waiting) > BATCH + threads:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _read(encoder: TokenEncoder, path: Path) -> Any:
+    try:
+        return encoder.read(path)
+    except DataError as error:
+        return error
