@@ -50,7 +50,7 @@ def _bench(params: Params, place: Path, records: Records) -> dict[str, Any]:
     from stages.metrics.latency import measure
 
     device, rule = records.label.device, params.bench
-    detector = artefact.load(place).to(device)
+    detector = artefact.load(place).to(device).requires_grad_(False)  # counting operations would follow gradients
     one = records.take([int(records.present.sum(1).argmax())])  # of those with the most modalities the first
     synchronise = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     single = measure(lambda: detector.score(one), rule.warmup, rule.repeats, rule.seconds, synchronise)

@@ -230,8 +230,8 @@ class _Loop:
         return self.run.resume / f"{self.name}.safetensors" if self.run.resume else None
 
     def _counters(self) -> dict[str, Any]:
-        names = ("step", "stopped", "best_value", "best_step", "waited", "loss_sum", "loss_count", "history")
-        return {name: getattr(self, name) for name in names}
+        names = ("step", "stopped", "best_value", "best_step", "waited", "loss_sum", "loss_count")
+        return {name: getattr(self, name) for name in names} | {"history": [list(row.items()) for row in self.history]}  # JSON there sorts keys
 
     def _save(self) -> None:
         if self._file is None:
@@ -255,6 +255,7 @@ class _Loop:
         _unpack_optimiser(self.optimiser, parts["optimiser"], about["optimiser"])
         for name, value in about["counters"].items():
             setattr(self, name, value)
+        self.history = [dict(row) for row in self.history]
         self.run.say(f"{self.name} goes on from step {self.step} of {self.total}")
 
 
