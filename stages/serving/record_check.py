@@ -90,10 +90,14 @@ def encoder_for(task: RecordTask, modality: str) -> tuple[str, dict[str, Any]]:
         return used[0], task.entry("encoders", used[0]).model_dump()
     if modality not in KINDS:
         known = ", ".join(dict.fromkeys([*(extract.modality for extract in task.extracts.values()), *KINDS]))
-        raise params.ParamsError(f"no encoder reads a modality {modality!r}; known: {known}. Rename its column, or write its entries by hand")
+        raise params.ParamsError(
+            f"no encoder reads a modality {modality!r}; known: {known}. Rename its column, or write its entries by hand"
+        )
     entry = KINDS[modality]
     same = [name for name, other in task.encoders.items() if other.model_dump() == entry]
-    free = (name for name in (f"plain-{modality}", *(f"plain-{modality}-{number}" for number in range(2, 100))) if name not in task.encoders)
+    free = (
+        name for name in (f"plain-{modality}", *(f"plain-{modality}-{number}" for number in range(2, 100))) if name not in task.encoders
+    )
     return (same or [next(free)])[0], entry
 
 
@@ -101,14 +105,17 @@ def _table(rows: Sequence[RecordRow], modalities: Sequence[str]) -> list[dict[st
     """As `prepare_records` would write it."""
     named = ("record_id", "label", "fault", "group", "split")
     return [
-        {name: getattr(row, name) for name in named} | {f"{modality}_hash": row.content.get(modality) for modality in modalities} for row in rows
+        {name: getattr(row, name) for name in named} | {f"{modality}_hash": row.content.get(modality) for modality in modalities}
+        for row in rows
     ]
 
 
 def _rule() -> record_splits.Rule:
     """That of params.yaml where there is one."""
     task = params.load().records if params.PATH.is_file() else None
-    return record_splits.Rule(*(task.protocol.split_seed, task.protocol.val_fraction, task.protocol.test_fraction) if task else (0, 0.15, 0.15))
+    return record_splits.Rule(
+        *(task.protocol.split_seed, task.protocol.val_fraction, task.protocol.test_fraction) if task else (0, 0.15, 0.15)
+    )
 
 
 def _parts(text: str) -> tuple[str, str, str, str, str]:

@@ -50,7 +50,12 @@ def test_stored_records_get_one_extract_and_the_models_of_the_others_and_every_o
 
 def test_a_name_that_any_task_has_or_a_model_that_is_none_changes_nothing(project):
     before = Path("params.yaml").read_bytes()
-    for name, models, said in (("solar", (), "is taken"), ("server", (), "is taken"), ("station", (), "is taken"), ("x", ("perceiver",), "no entry 'perceiver'")):
+    for name, models, said in (
+        ("solar", (), "is taken"),
+        ("server", (), "is taken"),
+        ("station", (), "is taken"),
+        ("x", ("perceiver",), "no entry 'perceiver'"),
+    ):
         with pytest.raises(ParamsError, match=said):
             add_records(Path("Line 3"), name, models=models)
     for other in (add, add_signals):
