@@ -18,6 +18,7 @@ DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4]]
 KINDS = {"supervised": NORMAL, "unsupervised": NAMED[3], "control": QUIET}
 KIND_SHAPES = ["circle", "square", "diamond"]
 QUANTILES = {"least": 0.05, "low": 0.25, "middle": 0.5, "high": 0.75, "most": 0.95}
+MOST_BINS = 8
 BESIDE = 0.13  # modalities, between the dots of two rows at the same number of modalities
 
 
@@ -97,8 +98,9 @@ def subsets(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> dic
     ]  # fmt: skip
     bars = [{"place": place, **row} for place, row in enumerate(ranked)]
     ticks = [value / 10 for value in range(10) if value / 10 >= floor] + [1.0]
-    names = {f"{value:.3f}": name for name, value in low.items()}
-    label = f"{names}[format(datum.value, '.3f')] || format(datum.value, '.1f')"
+    label = (
+        f"datum.value < {floor - step / 2} ? {list(modalities)}[round(({floor} - datum.value) / {step}) - 1] : format(datum.value, '.1f')"
+    )
     axis = alt.Axis(values=[*low.values(), *ticks], labelExpr=label, grid=False, domain=False, ticks=False, labelLimit=70)
     y = {"title": None, "axis": axis, "scale": alt.Scale(domain=[floor - step * (len(modalities) + 0.7), 1.005], nice=False)}
     x = alt.X("place:Q", axis=None).scale(domain=[-0.7, len(ranked) - 0.3], nice=False)
@@ -146,7 +148,8 @@ def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str
     import altair as alt
 
     names = ["as learnt", "with temperature"]
-    rows = [{"which": which, **bin} for which, bins in zip(names, (before, after), strict=True) for bin in bins if bin["records"]]
+    before, after = _merged(before), _merged(after)
+    rows = [{"which": which, **bin} for which, bins in zip(names, (before, after), strict=True) for bin in bins]
     unit = {"domain": [0, 1]}
     diagonal = (
         alt.Chart(_rows([{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
@@ -244,6 +247,17 @@ def experts(usage: Sequence[Sequence[float]]) -> dict[str, Any]:
         boxes + base.transform_calculate(said="datum.percent + ' %'").mark_text(fontSize=11).encode(text="said:N", color=ink),
         40 * len(usage) + 20,
     )
+
+
+def _merged(bins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbours put together until there are at most MOST_BINS: fewer records than that a bin say nothing that could be seen."""
+    parts = np.array_split(np.arange(len(bins)), min(MOST_BINS, len(bins))) if bins else []
+    found = []
+    for part in parts:
+        records = [bins[place]["records"] for place in part]
+        means = {name: _short(np.average([bins[place][name] for place in part], weights=records)) for name in ("predicted", "observed")}
+        found.append(means | {"records": int(sum(records))})
+    return found
 
 
 def _floor(values: Iterable[float | None]) -> float:

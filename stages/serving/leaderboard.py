@@ -193,7 +193,7 @@ def _tied_by_draws(row: Row, best: Row) -> Row:
     from stages.metrics.series_result import tied_with
 
     tied = (row is best or tied_with(best.folder, row.folder, TASKS[row.task].ranked_by)) if row.rank else None
-    return row._replace(tied=tied, candidate=bool(tied))
+    return row._replace(tied=tied, candidate=bool(tied) and row.kind != "control")
 
 
 def columns(rows: Sequence[Row]) -> dict[str, str]:

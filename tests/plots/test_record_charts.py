@@ -40,6 +40,25 @@ def test_each_subset_stands_over_dots_that_say_which_modalities_it_had_best_firs
     assert max(row["y"] for row in given) < 0.5  # never among the intervals
 
 
+def test_the_axis_below_names_the_modalities_also_where_its_places_are_below_zero():
+    """Vega writes a minus that is no hyphen: a label is found by its place and not by its text."""
+    rows = [
+        {"modalities": "text", "roc_auc": 0.2, "low": 0.11, "high": 0.4},
+        {"modalities": "image", "roc_auc": 0.9, "low": 0.8, "high": 1.0},
+    ]
+    svg = vl_convert.vegalite_to_svg(charts.subsets(rows, MODALITIES) | {"width": 330})
+    assert [name for name in MODALITIES if f">{name}</text>" in svg] == MODALITIES and ">1.0</text>" in svg and ">−" not in svg
+
+
+def test_bins_of_few_records_are_put_together_and_keep_their_means():
+    made = [{"predicted": 0.1 * place, "observed": float(place % 2), "records": 3} for place in range(15)]
+    rows = [row for row in rows_of(charts.reliability(made, [])) if row.get("which") == "as learnt"]
+    rows = rows[: len(rows) // 2]  # the lines and the marks have the same ones
+    assert len(rows) == 8 and sum(row["records"] for row in rows) == 45
+    assert sum(row["records"] * row["observed"] for row in rows) == pytest.approx(21)
+    assert rows[0] == {"which": "as learnt", "predicted": 0.05, "observed": 0.5, "records": 6}
+
+
 def test_faults_go_from_the_hardest_to_the_easiest_and_what_has_no_figure_is_left_out():
     cells = [
         {"model": "a", "fault": "loose_belt", "roc_auc": 0.95, "records": 3},
