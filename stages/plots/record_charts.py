@@ -116,7 +116,7 @@ def subsets(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> dic
 
 
 def by_fault(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[str, Any]:
-    """AUROC of each model for each fault against all normal records, in hundredths, as a heat map; the hardest fault on top.
+    """AUROC of each model for each fault against all normal records, in hundredths, as a heat map; the hardest fault first.
 
     cells: {"model", "fault", "roc_auc" or None, "records"}; models: in the order of the leaderboard.
     """
@@ -126,10 +126,9 @@ def by_fault(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[
         {**cell, "fault": _words(cell["fault"]), "percent": round(100 * cell["roc_auc"])} for cell in cells if cell["roc_auc"] is not None
     ]
     means = {fault: _mean(cell["roc_auc"] for cell in known if cell["fault"] == fault) for fault in {cell["fault"] for cell in known}}
-    y = alt.Y("fault:N", title=None, sort=sorted(means, key=lambda fault: (means[fault], fault))).axis(
-        labelLimit=110, domain=False, ticks=False
-    )
-    x = alt.X("model:N", title=None, sort=list(models)).axis(orient="top", labelAngle=-90, labelLimit=150, domain=False, ticks=False)
+    hardest = sorted(means, key=lambda fault: (means[fault], fault))
+    x = alt.X("fault:N", title=None, sort=hardest).axis(orient="top", labelAngle=-45, labelLimit=110, domain=False, ticks=False)
+    y = alt.Y("model:N", title=None, sort=list(models)).axis(labelLimit=150, domain=False, ticks=False)
     base = alt.Chart(_rows(known)).encode(x=x, y=y)
     color = alt.Color("roc_auc:Q", title="ROC AUC").scale(domain=[0.5, 1], clamp=True, scheme="blues")
     color = color.legend(orient="bottom", format=".1f", gradientLength=140, tickCount=3)
@@ -137,7 +136,7 @@ def by_fault(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[
         color=color, tooltip=["model:N", "fault:N", alt.Tooltip("roc_auc:Q", format=".3f"), "records:Q"]
     )
     ink = alt.condition("datum.roc_auc > 0.78", alt.value("#ffffff"), alt.value("#1d2429"))
-    return _spec(boxes + base.mark_text(fontSize=10).encode(text="percent:Q", color=ink), 26 * len(means))
+    return _spec(boxes + base.mark_text(fontSize=10).encode(text="percent:Q", color=ink), 22 * len(models))
 
 
 def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
     dataset, best = rows[0].dataset, recommended(rows)
     about = io.read_json(Path("data", dataset, "dataset.json"))
     judged = [row for row in rows if row.refused is None]
-    cases = _cases(dataset, best) if best else []
+    cases, experts = _cases(dataset, best) if best else [], _experts(judged)
     drawn = _comparison(judged, best, result[best.model]["modalities"] if best else []) | (_detail(best) if best else {})
     return {
         "task": "records",
@@ -48,9 +48,11 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
         "verdict": _verdict(best, judged),
         "note": "Controls know nothing of what a record shows: presence sees only which modalities are there.",
         "seeds": {row.model: result[row.model].get("seeds", []) for row in rows},
-        "charts": drawn | {f"case:{place}": case.pop("chart") for place, case in enumerate(cases)},
+        "charts": drawn
+        | ({"experts": experts.pop("chart")} if experts else {})
+        | {f"case:{place}": case.pop("chart") for place, case in enumerate(cases)},
         "cases": cases,
-        "experts": _experts(best) if best else "",
+        "experts": experts,
         "temperature": _temperature(best) if best else None,
         "curves": {},
         "detail": [],
@@ -101,12 +103,10 @@ def _comparison(judged: Sequence[Row], best: Row | None, modalities: Sequence[st
 
 
 def _detail(best: Row) -> dict[str, Any]:
-    """The recommended model by itself: whether its probabilities are right, what each modality adds, which experts work."""
+    """The recommended model by itself: whether its probabilities are right, and what each modality adds."""
     drawn = {}
     if stored := _stored(best, "calibration.json"):
         drawn["reliability"] = record_charts.reliability(_bins(stored["before"]), _bins(stored["after"] or {}))
-    if layers := (_stored(best, "experts.json") or {}).get("layers"):
-        drawn["experts"] = record_charts.experts([layer["first_choice"] for layer in layers])
     if rows := _contributions(best):
         anomalous = np.array([row["label"] == 1 for row in rows])
         drawn["spreads"] = record_charts.spreads(
@@ -150,19 +150,21 @@ def _picture(root: Path, path: str | None) -> str | None:
         return None
 
 
-def _experts(best: Row) -> str:
-    """A sentence on how evenly the experts are used, and what their choice has to do with what the record is."""
-    layers = (_stored(best, "experts.json") or {}).get("layers")
-    if not layers:
-        return ""
+def _experts(judged: Sequence[Row]) -> dict[str, Any]:
+    """Of the first model that has experts: its name, the chart of their use, and a sentence on what their choice has to do with what a record is."""
+    found = ((row, (_stored(row, "experts.json") or {}).get("layers")) for row in judged)
+    row, layers = next(((row, layers) for row, layers in found if layers), (None, []))
+    if row is None:
+        return {}
     names = list(layers[0]["information"]["presence"])
     told = {name: np.mean([layer["information"]["presence"][name] for layer in layers]) for name in names}
     most = max(names, key=lambda name: told[name])
     even, known = (np.mean([one["entropy"] for one in layers]), np.mean([one["information"]["class"] for one in layers]))
-    return (
+    text = (
         f"How often each expert is a latent's first choice. Evenness (entropy over its highest) is {even:.2f}. The choice tells {known:.3f} nats of the"
         f" label, and of no modality's presence more than the {told[most]:.3f} nats of {most}."
     )
+    return {"model": row.model, "said": text, "chart": record_charts.experts([layer["first_choice"] for layer in layers])}
 
 
 def _temperature(best: Row) -> float | None:

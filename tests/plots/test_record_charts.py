@@ -66,7 +66,7 @@ def test_faults_go_from_the_hardest_to_the_easiest_and_what_has_no_figure_is_lef
         {"model": "a", "fault": "dust", "roc_auc": None, "records": 0},
     ]
     spec = charts.by_fault(cells, ["a"])
-    assert spec["layer"][0]["encoding"]["y"]["sort"] == ["crack", "loose belt"]
+    assert spec["layer"][0]["encoding"]["x"]["sort"] == ["crack", "loose belt"]
     assert {row["fault"]: row["percent"] for row in rows_of(spec)} == {"crack": 61, "loose belt": 95}
 
 
