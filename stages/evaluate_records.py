@@ -51,8 +51,9 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
     from stages.training import Run
 
     task, run = params.record_task, params.record_task.runs[name]
-    seeds = task.seeds(run)
-    about = {"dataset": run.dataset, "model": row, "label": task.rows(run.model)[row].label, "seeds": seeds}
+    entry = task.rows(run.model)[row]
+    seeds = artefact.seeds(entry.detector, task.seeds(run))
+    about = {"dataset": run.dataset, "model": row, "label": entry.label, "seeds": seeds}
     places = [artefact.folder(run.dataset, run.model, row, seed) for seed in seeds]
     if refused := next(filter(None, map(artefact.refusal, places)), None):
         return about | {"refused": refused}

@@ -1,4 +1,4 @@
-"""Run one frozen encoder over one modality of a data set of records and store its tokens.
+"""Run a frozen encoder over each modality of a data set of records, or over those that are named, and store the tokens.
 
 Reads data/<dataset>/samples.parquet and the raw media it names, writes features/<dataset>/<modality>/. Files that cannot be read are left out, counted
 and listed in records.json; more than 5 % of them are an error. Weights that are absent are a recorded refusal, and models then do without the modality.
@@ -11,16 +11,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages import io
-from stages.datasets.samples import DataError, root_of
+from stages import engine, io
+from stages.datasets.samples import root_of
 from stages.encoders import media
 from stages.errors import OK, guarded
-from stages.params import ParamsError, RecordExtract, RecordTask, load, nearest
+from stages.params import Params, ParamsError, RecordExtract, RecordTask, load, options
 from stages.progress import progress
 
 
-def main(dataset: str, modality: str) -> int:
+def main(dataset: str, *modalities: str) -> int:
     params = load()
+    params.record_task.entry("datasets", dataset)
+    wanted = modalities or [job.modality for job in params.record_task.extracts.values() if job.dataset == dataset]
+    if not wanted:
+        raise ParamsError(f"params.yaml: records.extracts has no entry for {dataset}. Say which encoder sees which of its modalities")
+    if len(wanted) == 1:
+        return extract(params, dataset, wanted[0])
+    units = [engine.Unit(name, {"params": params, "dataset": dataset, "modality": name}) for name in wanted]
+    outcomes = engine.run(extract, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch",))
+    return engine.exit_code(dataset, outcomes)
+
+
+def extract(params: Params, dataset: str, modality: str) -> int:
+    """One modality, into its own folder."""
     job = _job(params.record_task, dataset, modality)
     entry = params.record_task.entry("encoders", job.encoder)
     out, at = Path("features", dataset, modality), ("records", "encoders", job.encoder)
@@ -29,15 +42,19 @@ def main(dataset: str, modality: str) -> int:
     if entry.kind == media.STORED:
         from stages.encoders.media.stored import pack
 
-        return pack(out, dataset, rows, root, entry.options, at)
+        given = options(pack, entry.options, at)
+        described = {"entry": {"name": job.encoder, "kind": entry.kind, **given}, "dataset": dataset, "modality": modality}
+        packed = pack(rows, root, out, described, **given)
+        print(f"{dataset}/{modality}: {packed.records} of {len(rows)} files packed: {', '.join(packed.modalities)}")
+        return OK
     import torch
 
     from stages.encoders.encoder import resolve_device
     from stages.encoders.media.encoder import Place
-    from stages.encoders.media.extraction import fill
+    from stages.encoders.media.extraction import fill, listed
     from stages.encoders.weights import WeightsMissing
 
-    files = _files(rows, root, modality)
+    files = listed(rows, root, modality)
     torch.set_num_threads(params.compute.threads)
     place = Place(resolve_device(params.compute.device), params.compute.threads, params.backbones_folder)
     about: dict[str, Any] = {"dataset": dataset, "modality": modality}
@@ -63,25 +80,6 @@ def _job(task: RecordTask, dataset: str, modality: str) -> RecordExtract:
         known = ", ".join(f"{job.dataset} {job.modality}" for job in task.extracts.values())
         raise ParamsError(f"params.yaml: records.extracts must have one entry for {dataset} {modality}, has {len(jobs)}. Known: {known}")
     return jobs[0]
-
-
-def _files(rows: list[dict[str, Any]], root: Path, modality: str) -> list[Any]:
-    """The files of a modality, of the records that have it."""
-    from stages.datasets.records import Record
-    from stages.encoders.media.extraction import File
-
-    column = f"{modality}_path"
-    if rows and column not in rows[0]:
-        known = [name.removesuffix("_path") for name in rows[0] if name.endswith("_path")]
-        raise ParamsError(f"the records have no modality {modality!r}{nearest(modality, known)}")
-    found = []
-    for row in rows:
-        if row[column]:
-            record = Record(row["record_id"], {}, row["label"], row["group"], row["fault"], row["split"])
-            found.append(File(root / row[column], row[column], record))
-    if not found:
-        raise DataError(f"E436 no record has a file of {modality}. Take its entry out of records.extracts, or look at the source")
-    return found
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ import errno
 import hashlib
 import json
 import os
+import pickle
+import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 FOREIGN_BYTES = 4 * 2**30  # what one foreign .pt may unpack to
 FOREIGN_RATIO = 100  # and how much larger than the file that may be
+# What torch's loader of plain tensors raises for a file that is damaged or made to do harm.
+_MALFORMED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, struct.error)
 
 
 class UnsafeFile(UserError, ValueError):
@@ -120,8 +125,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
     """Our own `.pt`, memory-mapped: rows are read from disk when they are touched."""
-    import pickle
-
     import torch
 
     require(path)
@@ -156,8 +159,6 @@ def load_foreign(path: Path) -> Any:
     Refuses, before anything is unpacked, archives that declare more than they should, and anything that would import code;
     afterwards, values that are not finite. Raises UnsafeFile with the reason.
     """
-    import pickle
-
     import numpy
     import torch
 
@@ -169,10 +170,10 @@ def load_foreign(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        reason = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
-        raise UnsafeFile(f"{path} is not a plain file of tensors and was not loaded: {reason}") from None
+    except _MALFORMED as error:
+        if kind := re.search(r"numpy\.dtypes\.(\w+)DType", str(error)):
+            raise NotNumbers(path, _array_key(path), f"is an array of {kind[1]}, not of numbers") from None
+        raise UnsafeFile(f"{path} is not a plain file of tensors and was not loaded: {_reason(error)}") from None
     _refuse_not_finite(path, content, at="")
     return content
 
@@ -182,8 +183,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     The oldest format is no archive, so it cannot be a bomb; weights_only keeps code out of all of them.
     """
-    import pickle
-
     import torch
 
     if path.suffix == ".safetensors":
@@ -195,6 +194,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError) as error:
         raise UnsafeFile(f"{path} is not a plain file of tensors and was not loaded: {(str(error).splitlines() or [''])[0]}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What torch's loader has against a file, without its advice to load it all the same."""
+    if name := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"GLOBAL {name[1]} is nothing that a file of tensors needs"
+    lines = [line.strip() for line in str(error).split("WeightsUnpickler error:")[-1].splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _array_key(path: Path) -> str:
+    """The name that stands before the first array that is none of numbers. Reads the instructions of a pickle and follows none."""
+    import pickletools
+
+    with zipfile.ZipFile(path) as archive:
+        instructions = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    key, last, before = "", "", None
+    with contextlib.suppress(ValueError):  # instructions that are damaged further on
+        for operation, argument, _ in pickletools.genops(instructions):
+            if operation.name == "GLOBAL" and str(argument).endswith("_reconstruct"):
+                key = last
+            elif isinstance(argument, str) and operation.name.endswith("UNICODE"):
+                if before == "numpy dtype" and argument[:1] not in tuple("biufc?"):
+                    return key
+                last = argument
+            before = argument if argument is not None and not operation.name.endswith("PUT") else before
+    return key
 
 
 def _refuse_bomb(path: Path) -> None:

@@ -135,7 +135,7 @@ def figures(content: dict[str, Any], at: str = "") -> Iterator[tuple[str, float]
 
 
 def history(folder: Path) -> Iterator[Point]:
-    """The numbers in the histories of a model, named history/<category>/seed<k>/<quantity>, for records without the category; rows without a step are counted."""
+    """The numbers in the histories of a model, named history/<category>/seed<k>/<quantity> (of records without category); rows without a step are counted."""
     for path in sorted([*folder.glob("seed*/history.json"), *folder.glob("*/seed*/history.json")]):
         for place, row in enumerate(io.read_json(path)):
             name = "/".join(["history", *path.parent.relative_to(folder).parts, *([row["training"]] if "training" in row else [])])

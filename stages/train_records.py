@@ -1,7 +1,7 @@
 """Fit the detectors of records of one run: every row, every seed.
 
 Reads the manifest and the stored tokens of one data set, writes models/<dataset>/<model>/. A detector that learns from normal records alone is shown
-no others; validation is for stopping early.
+no others; validation is for stopping early. One that draws nothing is fitted with the first seed only.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def fit(params: Params, name: str, row: str, seed: int, data: str) -> None:
     task = params.record_task
     run = task.runs[name]
     entry = task.rows(run.model)[row]
+    if seed not in artefact.seeds(entry.detector, task.seeds(run)):
+        return
     place = artefact.folder(run.dataset, run.model, row, seed)
     config = {"model": row, "detector": entry.detector, "options": entry.options, "seed": seed, "data": data}
     code = [

@@ -102,7 +102,7 @@ def test_deps_cover_every_module_that_a_stage_imports(unfolded):
         if verb == "prepare_records":
             sources.append(ROOT / "stages/datasets" / f"{settings.record_task.datasets[key].adapter}.py")
         if verb == "extract_records":
-            sources.append(ROOT / settings.record_task.extracts[key].code)
+            sources += [ROOT / extract.code for extract in settings.record_task.extracts.values() if extract.dataset == key]
         if verb.split("_")[0] in ("train", "evaluate"):
             task = {"series": settings.signals, "records": settings.record_task}.get(verb.rpartition("_")[2], settings)
             code = ROOT / task.runs[key].code

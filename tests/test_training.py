@@ -87,6 +87,13 @@ def test_the_loss_in_the_history_is_the_mean_since_the_row_before(run):
     assert [row["loss"] for row in run.history] == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 2])
 
 
+def test_a_run_tells_of_each_row_as_it_is_measured_and_the_model_can_be_used_then(run):
+    told, model = [], line()
+    run.heard = lambda row: told.append((dict(row), model.training))
+    train(run, model, Plan(optimiser=SGD, epochs=3, batch_size=4))
+    assert [row for row, _ in told] == run.history and [row["epoch"] for row, _ in told] == [0, 1, 2] and not any(mode for _, mode in told)
+
+
 def test_the_schedule_scales_every_groups_own_rate(run):
     rates = []
 

@@ -68,20 +68,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 def read_video(path: Path, frames: int | None = None) -> Clip:
     """`frames` frames at equal distances, the first and the last of the film among them; all of them for None, or where it has fewer.
 
-    The film is gone through twice, but decoded once: packets are counted first. Raises DataError (E430, E432).
+    Decoded once where the container says truly how many frames it has, so that memory is bounded by the frames that are kept. Raises DataError
+    (E430, E432).
     """
-    with _opened(path, "E432", "a film", "video") as (container, stream):
-        _refuse_large(path, stream.codec_context.width, stream.codec_context.height)
-        declared, count = stream.frames, sum(packet.size > 0 for packet in container.demux(stream))
-    if not 0 < count <= MAX_FILM_FRAMES:
-        raise _refused("E432", path, "a film", f"it holds {count} frames, expected 1 to {MAX_FILM_FRAMES}", "Export it again, or cut it")
-    wanted = range(count) if frames is None else sorted(set(np.linspace(0, count - 1, frames).round().astype(int).tolist()))
-    with _opened(path, "E432", "a film", "video") as (container, stream):
-        kept, times, decoded = _decode_frames(path, container, stream, frozenset(wanted))
-    if not kept or decoded < WHOLE * max(declared, count):
-        cause = f"it declares {max(declared, count)} frames and {decoded} of them can be decoded"
+    declared = _frames_of(path)
+    decoded = _decoded(path, frames, declared)
+    if decoded.count < WHOLE * declared or not decoded.count:
+        cause = f"it declares {declared} frames and {decoded.count} of them can be decoded"
         raise _refused("E432", path, "a film", cause, "Copy it again from where it was made, or export it as MP4")
-    return Clip(np.stack(kept), np.asarray(times))
+    if decoded.count != declared:
+        decoded = _decoded(path, frames, decoded.count)
+    return Clip(np.stack(decoded.frames), np.asarray(decoded.time_s))
 
 
 def read_audio(path: Path, rate: int) -> Sound:
@@ -171,20 +168,35 @@ def _opened(path: Path, code: str, what: str, kind: str) -> Iterator[tuple[Input
         raise _refused(code, path, what, getattr(error, "strerror", None) or str(error) or type(error).__name__, fix) from error
 
 
-def _decode_frames(
-    path: Path, container: InputContainer, stream: Stream, wanted: frozenset[int]
-) -> tuple[list[NDArray[np.uint8]], list[float], int]:
-    """The frames at these places, their moments, and how many frames there were."""
+class _Decoded(NamedTuple):
+    frames: list[NDArray[np.uint8]]  # those that are kept
+    time_s: list[float]
+    count: int  # of all
+
+
+def _frames_of(path: Path) -> int:
+    """As many as the container declares; where it declares none, as many packets as it has."""
+    with _opened(path, "E432", "a film", "video") as (container, stream):
+        _refuse_large(path, stream.codec_context.width, stream.codec_context.height)
+        return stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+
+
+def _decoded(path: Path, frames: int | None, count: int) -> _Decoded:
+    """Every frame is decoded; of `count` of them `frames` are kept, or all."""
+    wanted = None if frames is None else set(np.linspace(0, max(count - 1, 0), frames).round().astype(int).tolist())
     kept, times, place = [], [], -1
-    for place, frame in enumerate(container.decode(stream)):
-        _refuse_large(path, frame.width, frame.height)
-        if place in wanted:
-            kept.append(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)))
-            times.append(float(frame.time or 0) - float((stream.start_time or 0) * (stream.time_base or 0)))
-        if kept and len(kept) * kept[-1].nbytes > MAX_CLIP_BYTES:
-            cause = f"{len(kept)} frames of {frame.width} x {frame.height} pixels are more than {MAX_CLIP_BYTES >> 20} MiB"
-            raise _refused("E432", path, "a film", cause, "Ask for fewer frames, or scale it down")
-    return kept, times, place + 1
+    with _opened(path, "E432", "a film", "video") as (container, stream):
+        for place, frame in enumerate(container.decode(stream)):
+            _refuse_large(path, frame.width, frame.height)
+            if place >= MAX_FILM_FRAMES:
+                raise _refused("E432", path, "a film", f"it holds more than {MAX_FILM_FRAMES} frames", "Cut it into records")
+            if wanted is None or place in wanted:
+                kept.append(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)))
+                times.append(float(frame.time or 0) - float((stream.start_time or 0) * (stream.time_base or 0)))
+            if kept and len(kept) * kept[-1].nbytes > MAX_CLIP_BYTES:
+                cause = f"{len(kept)} frames of {frame.width} x {frame.height} pixels are more than {MAX_CLIP_BYTES >> 20} MiB"
+                raise _refused("E432", path, "a film", cause, "Ask for fewer frames, or scale it down")
+    return _Decoded(kept, times, place + 1)
 
 
 def _refuse_large(path: Path, width: int, height: int) -> None:

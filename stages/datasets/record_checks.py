@@ -19,6 +19,12 @@ from stages.progress import Advance
 SPLITS = ("train", "val", "test")
 MISSING_LIMIT = 0.05  # of all files that a data set names; more than that is no accident
 LISTED = 5  # names in one problem
+WITHOUT = "Their records go on without that modality"
+COMPLAINTS = {  # cause -> code, what, fix
+    "not there": ("E420", "files that are not there", WITHOUT),
+    "empty": ("E421", "files that are empty", WITHOUT),
+    "no file left": ("E422", "records that have no file left and are out", "Bring their files, or drop the rows"),
+}
 
 
 class CheckedRecords(NamedTuple):
@@ -63,21 +69,17 @@ def _why_not(reading: RecordReading, path: str) -> str | None:
 
 def _problem(cause: str, names: Sequence[str]) -> Problem:
     listed = ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
-    if cause == "no file left":
-        return Problem(
-            "E422",
-            "warning",
-            names[0],
-            f"{len(names)} records have no file left and are out: {listed}",
-            "Bring their files, or drop the rows",
-        )
-    code, are = ("E420", "not there") if cause == "not there" else ("E421", "empty")
-    return Problem(code, "warning", names[0], f"{len(names)} files are {are}: {listed}", "Their records go on without that modality")
+    code, what, fix = COMPLAINTS[cause]
+    return Problem(code, "warning", names[0], f"{what}: {len(names)} ({listed})", fix)
 
 
 def _refuse_wrong(reading: RecordReading) -> None:
     seen: dict[str, str] = {}
     for row in reading.rows:
+        if not row.record_id:
+            raise DataError(
+                f"E424 a record of {reading.root} has no id ({', '.join(row.paths.values()) or 'and no file'}). Fill in record_id"
+            )
         if (name := row.record_id.lower()) in seen:  # file systems may not tell them apart
             raise DataError(f"E424 two records are called {seen[name]} and {row.record_id}; ids must differ by more than case. Rename one")
         seen[name] = row.record_id

@@ -167,8 +167,8 @@ def _tokens(value: Any, path: str, key: str, name: str, split_axes: bool) -> Tok
     array = array[None] if array.ndim == 1 else array
     steps = len(array)
     values = array.reshape(-1, array.shape[-1]) if split_axes and array.ndim > 2 else array.reshape(steps, -1)
-    values = values.to(torch.float32).contiguous()
-    if not values.isfinite().all():
+    wide, values = values.dtype == torch.float64, values.to(torch.float32).contiguous()
+    if wide and not values.isfinite().all():
         raise RecordError("E301", path, key, "holds values beyond float32", "Scale these features")
     time = torch.zeros(steps) if name in UNORDERED else torch.linspace(0, 1, steps) if steps > 1 else torch.zeros(1)
     return Tokens(values, time.repeat_interleave(len(values) // steps))

@@ -113,7 +113,7 @@ def _most_even(pool: Sequence[int], count: Mapping[int, np.ndarray], wanted: Map
         return {}
     number = np.stack([count[name] for name in pool])  # (groups, 2)
     total = number.sum(0)
-    best, least = {}, np.inf
+    best, least = np.zeros(len(pool), np.int64), np.inf
     for _ in range(DRAWS):
         part = _by_strata(number, wanted, draw)
         cost = 0.0
@@ -122,10 +122,19 @@ def _most_even(pool: Sequence[int], count: Mapping[int, np.ndarray], wanted: Map
             share = wanted.get(name, 1 - sum(wanted.values()))
             asked = (total > 0) & (share > 0)
             cost += float((((have - share * total) / np.maximum(total, 1))[asked] ** 2).sum())
-            cost += 1e3 * int(((have + fixed[name] == 0) & asked).sum())  # a label that is not in the list at all
         if cost < least:
-            best, least = {pool[at]: SPLITS[part[at]] for at in np.flatnonzero(part)}, cost
-    return best
+            best, least = part, cost
+    _complete(best, number, wanted, fixed)
+    return {pool[at]: SPLITS[best[at]] for at in np.flatnonzero(best)}
+
+
+def _complete(part: np.ndarray, number: np.ndarray, wanted: Mapping[str, float], fixed: Mapping[str, np.ndarray]) -> None:
+    """Where a drawn list has none of a label, give it the smallest group of train that has some, as long as train keeps another; in place."""
+    for name, fraction in wanted.items():
+        for label in (0, 1):
+            learnt = np.flatnonzero((part == 0) & (number[:, label] > 0))
+            if fraction and not number[part == SPLITS.index(name), label].any() and len(learnt) > (not fixed["train"][label]):
+                part[learnt[number[learnt].sum(1).argmin()]] = SPLITS.index(name)
 
 
 def _by_strata(number: np.ndarray, wanted: Mapping[str, float], draw: np.random.Generator) -> np.ndarray:

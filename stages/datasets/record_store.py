@@ -119,15 +119,19 @@ class RecordStore:
     def _gathered(self, name: str, width: int, by_shard: dict[str, list[tuple[int, int]]], count: int) -> Ragged:
         lengths, parts = torch.zeros(count, dtype=torch.int64), []
         for shard, places in by_shard.items():
-            taken = self._ragged(shard, name).take(torch.tensor([row for _, row in places]))
-            lengths[[position for position, _ in places]] = taken.lengths
-            parts.append((torch.tensor([position for position, _ in places]), taken))
+            positions, rows = torch.tensor(places).unbind(1)
+            taken = self._ragged(shard, name).take(rows)
+            if len(places) == count:
+                return taken
+            lengths[positions] = taken.lengths
+            parts.append((positions, taken))
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         values, time = torch.empty(int(offsets[-1]), width), torch.empty(int(offsets[-1]))
         for positions, taken in parts:
-            first = torch.repeat_interleave(offsets[positions] - taken.offsets[:-1], taken.lengths)
-            rows = torch.arange(len(taken.values)) + first
-            values[rows], time[rows] = taken.values, taken.time
+            rows = torch.repeat_interleave(offsets[positions] - taken.offsets[:-1], taken.lengths)
+            rows += torch.arange(len(rows))
+            values.index_copy_(0, rows, taken.values)
+            time.index_copy_(0, rows, taken.time)
         return Ragged(values, time, offsets)
 
     def record(self, record_id: str) -> Record:

@@ -51,11 +51,12 @@ class Ragged(NamedTuple):
     def take(self, positions: Tensor) -> Ragged:
         import torch
 
-        lengths = self.lengths[positions]
+        start = self.offsets[positions]
+        lengths = self.offsets[positions + 1] - start  # `self.lengths` would be those of all records
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        first = torch.repeat_interleave(self.offsets[positions] - offsets[:-1], lengths)
-        rows = torch.arange(int(offsets[-1]), device=first.device) + first
-        return Ragged(self.values[rows], self.time[rows], offsets)
+        rows = torch.repeat_interleave(start - offsets[:-1], lengths)
+        rows += torch.arange(len(rows), device=rows.device)
+        return Ragged(self.values.index_select(0, rows), self.time.index_select(0, rows), offsets)
 
     def emptied(self) -> Ragged:
         """As many records, all without the modality."""

@@ -22,6 +22,11 @@ def folder(dataset: str, model: str, row: str, seed: int) -> Path:
     return Path("models", dataset, model, *([row] if row != model else []), f"seed{seed}")
 
 
+def seeds(detector: str, asked: list[int]) -> list[int]:
+    """Those of the asked that make a difference: the first alone where a detector draws nothing."""
+    return list(asked) if fusion.load(detector).drawn else asked[:1]
+
+
 def save(place: Path, detector: RecordDetector, config: dict[str, Any], history: list[dict[str, Any]]) -> None:
     """Write the detector; `config` must hold "model", "detector" and "options" so that `load` can rebuild it.
 

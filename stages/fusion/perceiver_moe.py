@@ -149,15 +149,13 @@ class PerceiverMoE(RecordDetector):
             learning.optimiser(trainee, self.learning_rate, self.weight_decay), self.epochs, self.batch_size, self.step_limit,
             schedule=learning.cosine, watch=watch, patience=self.patience if watch else None,
         )  # fmt: skip
-        run.train(trainee, source, trainee.loss, plan, self._measure(trainee, val, per_epoch), name="network")
+        run.train(trainee, source, trainee.loss, plan, self._measure(trainee, val), name="network")
 
-    def _measure(self, trainee: learning.Trainee, val: Records | None, per_epoch: int) -> Callable[[], Mapping[str, float]]:
+    def _measure(self, trainee: learning.Trainee, val: Records | None) -> Callable[[], Mapping[str, float]]:
         def measure() -> dict[str, float]:
             row = trainee.spent()
             if val is not None:
                 row |= learning.judged(torch.cat([self.rate(part) for part in batches(val)]), val.label)
-            if after_epoch := getattr(self, "after_epoch", None):
-                after_epoch((int(trainee.steps) - 1) // per_epoch, row)
             return row
 
         return measure

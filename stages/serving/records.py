@@ -41,8 +41,8 @@ def pack(
     from stages.datasets import record_packing
     from stages.datasets.record_lists import listing
 
-    found = listing(source, pattern)
-    packed = record_packing.pack(found, out, as_tokens=as_tokens, group=grouping(group), shard_mb=shard_mb, replace=replace, say=_say)
+    rule, found = grouping(group), listing(source, pattern)
+    packed = record_packing.pack(found, out, as_tokens=as_tokens, group=rule, shard_mb=shard_mb, replace=replace, say=_say)
     if as_json:
         typer.echo(as_text(packed._asdict() | {"rejected": [one._asdict() for one in packed.rejected]}))
         return

@@ -15,8 +15,19 @@ from stages.types import NotFitted, Refusal
 from tests.fusion.synthetic import WIDTHS, records
 
 SMALL = {  # options that make a fit take a fraction of a second
-    "classical.concat_mlp": {"hidden": 16, "epochs": 15, "learning_rate": 5e-3, "modality_dropout": 0.2},
+    "classical.concat_mlp": {"hidden": 16, "epochs": 8, "learning_rate": 1e-2, "modality_dropout": 0.2},
     "classical.unimodal": {"modality": "image"},
+    "perceiver_moe": {
+        "width": 16,
+        "latents": 4,
+        "heads": 2,
+        "blocks": 1,
+        "hidden": 24,
+        "learning_rate": 1e-2,
+        "batch_size": 16,
+        "steps": 24,
+        "ema": 0.9,
+    },
 }
 WORLD = {"missing": 0.2, "strength": 6.0, "faint": 0.7}  # so that each modality alone sees much of every fault
 TRAIN, VAL, TEST = (records(seed, count, **WORLD) for seed, count in enumerate((120, 60, 80)))

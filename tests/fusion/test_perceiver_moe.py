@@ -1,6 +1,7 @@
 """The Perceiver with a mixture of experts as a detector: whatever is missing, however it is batched, stopped or stored, the verdict is the same."""
 
 import itertools
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -138,17 +139,15 @@ def test_what_is_stored_scores_the_same(tmp_path, options):
 
 
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
-    def kill(epoch: int, row: dict[str, float]) -> None:
-        if epoch == 2:
+    def kill(row: Mapping[str, float]) -> None:
+        if row["epoch"] == 2:
             raise KeyboardInterrupt
 
     options = {**SMALL, "epochs": 4}
-    whole, stopped = run(), run(resume=tmp_path, checkpoint_s=0.0)
+    whole, stopped = run(), run(resume=tmp_path, checkpoint_s=0.0, heard=kill)
     wanted = PerceiverMoE(**options).fit(drawn(40), drawn(32, seed=1), whole)
-    killed = PerceiverMoE(**options)
-    killed.after_epoch = kill
     with pytest.raises(KeyboardInterrupt):
-        killed.fit(drawn(40), drawn(32, seed=1), stopped)
+        PerceiverMoE(**options).fit(drawn(40), drawn(32, seed=1), stopped)
     again = run(resume=tmp_path, checkpoint_s=0.0)
     found = PerceiverMoE(**options).fit(drawn(40), drawn(32, seed=1), again)
     assert all(torch.equal(one, two) for one, two in zip(wanted.state_dict().values(), found.state_dict().values()))
@@ -156,12 +155,21 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_each_epoch_is_told_with_the_model_that_would_be_kept():
-    told = []
-    model = PerceiverMoE(**SMALL, epochs=3, patience=None)
-    model.after_epoch = lambda epoch, row: told.append((epoch, row["val_auroc"], auroc(model.score(val), val.label)))
-    val = drawn(32, seed=1)
-    model.fit(drawn(40), val, run())
+    told, val, model = [], drawn(32, seed=1), PerceiverMoE(**SMALL, epochs=3, patience=None)
+    hearing = run(heard=lambda row: told.append((row["epoch"], row["val_auroc"], auroc(model.score(val), val.label))))
+    model.fit(drawn(40), val, hearing)
     assert [epoch for epoch, _, _ in told] == [0, 1, 2] and all(seen == measured for _, seen, measured in told)
+
+
+def test_the_units_of_a_dimension_do_not_count():
+    """A sensor in other units, before and after the fit: the same scores but for rounding."""
+    found = []
+    for factor in (1.0, 5000.0):
+        train, val, test = (drawn(count, seed=seed) for seed, count in enumerate((64, 32, 20)))
+        for records in (train, val, test):
+            records.tokens["series"].values[:, 1].mul_(factor).add_(factor)
+        found.append(PerceiverMoE(**{**SMALL, "steps": 4}).fit(train, val, run()).score(test))
+    assert torch.allclose(*found, atol=1e-3)
 
 
 def test_the_best_epoch_is_kept():

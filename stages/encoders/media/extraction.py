@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.datasets.record_store import StoreWriter
-from stages.datasets.records import Record
+from stages.datasets.records import Record, Tokens
 from stages.datasets.samples import DataError
 from stages.encoders.media.encoder import TokenEncoder
 from stages.errors import UserError
+from stages.params import ParamsError, nearest
 from stages.progress import Advance
 
 BATCH = 32  # files in one pass of the network
@@ -29,6 +30,22 @@ class File(NamedTuple):
     record: Record  # without tokens
 
 
+def listed(rows: Sequence[dict[str, Any]], root: Path, modality: str) -> list[File]:
+    """The files of a modality, of the records that have it. rows: of the sample table. Raises ParamsError, or DataError (E436) where there is none."""
+    column = f"{modality}_path"
+    if rows and column not in rows[0]:
+        known = [name.removesuffix("_path") for name in rows[0] if name.endswith("_path")]
+        raise ParamsError(f"the records have no modality {modality!r}{nearest(modality, known)}")
+    found = []
+    for row in rows:
+        if row[column]:
+            record = Record(row["record_id"], {}, row["label"], row["group"], row["fault"], row["split"])
+            found.append(File(root / row[column], row[column], record))
+    if not found:
+        raise DataError(f"E436 no record has a file of {modality}. Take its entry out of records.extracts, or look at the source")
+    return found
+
+
 def fill(
     folder: Path, modality: str, encoder: TokenEncoder, files: Sequence[File], about: dict[str, Any], threads: int, advance: Advance
 ) -> int:
@@ -36,7 +53,7 @@ def fill(
 
     Raises DataError (E436) where more than 5 % of the files cannot be read, UserError (E301) for tokens that are not finite.
     """
-    writer: StoreWriter | None = None
+    writer = StoreWriter(folder, {modality: encoder.width} if encoder.width else None)
     bad: list[dict[str, str]] = []
     for batch in _chunks(_read_ahead(encoder, files, threads), BATCH):
         good = [(file, seen) for file, seen in batch if not isinstance(seen, DataError)]
@@ -47,10 +64,9 @@ def fill(
         ]
         _refuse_many(modality, bad, len(files))
         for (file, _), tokens in zip(good, encoder.encode([seen for _, seen in good]) if good else [], strict=True):
-            writer = writer or StoreWriter(folder, {modality: encoder.width or tokens.values.shape[1]})
-            writer.add(_with_tokens(file, modality, tokens, writer.widths[modality]))
+            writer.add(_with_tokens(file, modality, tokens, writer.widths.get(modality)))
         advance(len(batch))
-    if writer is None:
+    if len(bad) == len(files):
         raise DataError(f"E436 none of the {len(files)} files of {modality} could be read: {bad[0]['reason'] if bad else 'there is none'}")
     writer.close({**about, "unreadable": bad})
     return len(bad)
@@ -61,8 +77,8 @@ def _chunks(stream: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _with_tokens(file: File, modality: str, tokens: Any, width: int) -> Record:
-    if tokens.values.shape[1] != width:
+def _with_tokens(file: File, modality: str, tokens: Tokens, width: int | None) -> Record:
+    if width and tokens.values.shape[1] != width:
         raise DataError(
             f"E437 {file.shown} gives tokens of width {tokens.values.shape[1]}, the files before it {width}: it has other variables. Give all files "
             "the same columns, or name those that count in `nominal` of the encoder"

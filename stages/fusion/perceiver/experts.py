@@ -65,7 +65,7 @@ class Experts(nn.Module):
         ranked, place = chosen.flatten().sort(stable=True)
         source = place // chosen.shape[1]
         counts = torch.bincount(ranked, minlength=len(self.first)).tolist()
-        parts = rows[source].split(counts)
+        parts = rows.index_select(0, source).split(counts)
         found = torch.cat([self._one(expert, part) for expert, part in enumerate(parts)])
         return torch.zeros_like(rows).index_add(0, source, found * gates[source, ranked][:, None])
 

@@ -6,6 +6,7 @@ A modality that a record lacks is one learnt token that says so, so that "not me
 After the input adapters of Perceiver IO (Jaegle et al., arXiv:2107.14795). Deviations:
 - Dimensions are standardised by the records that were learnt from before the LayerNorm: a LayerNorm over dimensions of different units sees the largest.
 - The logarithm of a standardised token's size is given beside it, as the LayerNorm takes the size away, and how far off a token lies says much.
+- The LayerNorm has no weights of its own: those of the projection that follows do the same.
 - A modality narrower than 4 has no LayerNorm: over one or two numbers it leaves nothing but signs.
 - Time is a code of the place in 0..1 and of the position in the sequence; the paper's Fourier features are of positions alone.
 
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stages.datasets.records import Ragged, Records
 
@@ -91,7 +93,7 @@ class Adapter(nn.Module):
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width_in) if width_in >= NARROW else nn.Identity()
+        self.norm = nn.LayerNorm(width_in, elementwise_affine=False) if width_in >= NARROW else nn.Identity()
         self.linear = nn.Linear(width_in + 1, width)
         self.register_buffer("centre", torch.zeros(width_in))
         self.register_buffer("scale", torch.ones(width_in))
@@ -131,8 +133,8 @@ class Tokeniser(nn.Module):
         pair = torch.cat([torch.repeat_interleave(owner, sources), lacking])
         modality, record = pair // len(present), pair % len(present)
         absent = torch.stack([self.absent[key(name)] for name in self.names])
-        rows = torch.cat([values, absent[lacking // len(present)]])
-        rows = rows + torch.stack([self.embedding[key(name)] for name in self.names])[modality]
+        rows = torch.cat([values, functional.embedding(lacking // len(present), absent)])
+        rows = rows + functional.embedding(modality, torch.stack([self.embedding[key(name)] for name in self.names]))
         slot = torch.cat([slot, start.T.flatten()[lacking]])
         mask = torch.arange(length, device=present.device) < counts.sum(1, keepdim=True)
         return Sequences(rows, slot, modality, record, mask, present)

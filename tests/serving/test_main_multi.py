@@ -1,0 +1,172 @@
+"""The command line of the field: its own flags, a checkpoint and a log entry for each epoch, and what it refuses."""
+
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+
+from stages.datasets.record_lists import scanned, write_list
+from stages.serving import cli, record_checkpoint, record_trial
+from tests.datasets.record_corpus import series
+
+SMALL = json.dumps({"width": 16, "latents": 4, "heads": 2, "blocks": 1, "experts": 2, "hidden": 16})
+EPOCHS = 6
+
+
+def write_pairs(folder, count=48):
+    """Pictures and notes; where a record is anomalous both lie apart. A third has no picture, a third no note."""
+    draw = torch.Generator().manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        label = number // 3 % 2
+        image, text = torch.randn(8, generator=draw), torch.randn(2, 6, generator=draw)
+        image[:4] += 3 * label
+        text[:, ::2] += 3 * label
+        content = {"img_feat": image, "text_feat": text, "label": label}
+        if number % 3:
+            del content["img_feat" if number % 3 == 1 else "text_feat"]
+        torch.save(content, folder / f"{number:03d}.pt")
+
+
+def asked(*more, epochs=EPOCHS):
+    return [
+        "main-multi", "--root", "files", "--pattern", "**/*.pt", "--make_json", "True", "--total_json", "multiall.json", "--batch_size", "8", "--lr", "1e-2",
+        "--epochs", str(epochs), "--thr", "0.5", "--ckpt_dir", "ck", "--log_json", "train_multi.json", "--train", "True", "--device", "cpu",
+        "--options", SMALL, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Trained once; tests that need it only read it."""
+    place = tmp_path_factory.mktemp("trained")
+    write_pairs(place / "files")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(sys, "argv", ["assay", *asked()])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == 0
+    return place
+
+
+@pytest.fixture
+def trained(folder, assay, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_every_epoch_leaves_a_checkpoint_and_an_entry_of_the_log(trained):
+    log = json.loads((trained / "train_multi.json").read_text())
+    assert [one["epoch"] for one in log["epochs"]] == list(range(1, EPOCHS + 1)) and set(log["epochs"][0]) >= {"loss", "val_auc", "val_f1", "lr", "seconds"}
+    assert sorted(path.name for path in (trained / "ck").glob("*.safetensors")) == [f"epoch_{epoch:03d}.safetensors" for epoch in range(1, EPOCHS + 1)]
+    assert len(json.loads((trained / "multiall.json").read_text())) == 48
+    sizes = {name: sum(counts[label] for label in ("normal", "anomalous")) for name, counts in log["split"].items()}
+    assert sum(sizes.values()) == 48 and sizes["val"] in (6, 7, 8) and sizes["test"] in (6, 7, 8)
+    assert all(counts["normal"] and counts["anomalous"] for counts in log["split"].values())
+    assert log["test"]["auroc"] > 0.9
+    assert not (trained / "ck" / ".resume").exists()
+
+
+def test_a_checkpoint_named_as_a_pt_is_judged_as_training_judged_it(assay, trained):
+    log = json.loads((trained / "train_multi.json").read_text())
+    best = f"ck/epoch_{log['best_epoch']:03d}.pt"
+    code, out, err = assay("main-multi", "--test_json", "ck/test.json", "--ckpt_load", best, "--train", "False", "--device", "cpu", "--json")
+    assert code == 0, err
+    judged, file = json.loads(out), json.loads((trained / "test_multi.json").read_text())
+    assert judged == file and {key: judged[key] for key in log["test"]} == log["test"]
+    counts = judged["confusion"]
+    assert judged["accuracy"] == (counts["tp"] + counts["tn"]) / judged["records"]
+    assert sum(one["records"] for one in judged["subsets"].values()) == judged["records"] == len(json.loads((trained / "ck/test.json").read_text())["items"])
+    assert set(judged["subsets"]) <= {"image", "text", "image+text"}
+    code, out, _ = assay("main-multi", "--test_json", "ck/test.json", "--ckpt_load", best, "--train", "False", "--thr", "1.0", "--json")
+    assert json.loads(out)["confusion"]["tp"] == 0 and json.loads(out)["f1"] == 0
+
+
+def test_what_was_stopped_goes_on_and_ends_as_if_it_had_not(folder, tmp_path, monkeypatch):
+    whole, log = [path.read_bytes() for path in sorted((folder / "ck").glob("epoch_*"))], json.loads((folder / "train_multi.json").read_text())
+    monkeypatch.setattr(record_trial, "CHECKPOINT_S", 0.0)
+    told, heard = record_trial.Watcher.__call__, []
+
+    def stopped(self, row):
+        heard.append(row["epoch"])
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+        told(self, row)
+
+    monkeypatch.setattr(record_trial.Watcher, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        record_trial.train(folder / "multiall.json", plan(), tmp_path / "ck", tmp_path / "train_multi.json", lambda text: None)
+    record_trial.train(folder / "multiall.json", plan(), tmp_path / "ck", tmp_path / "train_multi.json", lambda text: None)
+    assert heard == [0, 1, 2, *range(2, EPOCHS)]
+    assert [path.read_bytes() for path in sorted((tmp_path / "ck").glob("epoch_*"))] == whole
+    again = json.loads((tmp_path / "train_multi.json").read_text())
+    timeless = [[{key: value for key, value in one.items() if key != "seconds"} for one in entries["epochs"]] for entries in (log, again)]
+    assert timeless[0] == timeless[1] and again["test"] == log["test"]
+
+
+def plan():
+    options = {"learning_rate": 1e-2, "epochs": EPOCHS, "batch_size": 8, "patience": None, **json.loads(SMALL)}
+    return record_trial.Plan("perceiver_moe", options, 0.5, 0, "cpu", "auto", False)
+
+
+def test_a_pickle_of_another_program_is_refused_unopened(assay, tmp_path):
+    write_pairs(tmp_path / "files", 6)
+    write_list(tmp_path / "l.json", scanned(tmp_path / "files"))
+    (tmp_path / "ck").mkdir()
+    (tmp_path / "ck" / "epoch_034.pt").write_bytes(pickle.dumps({"model": 1}))
+    code, _, err = assay("main-multi", "--test_json", "l.json", "--ckpt_load", "ck/epoch_034.pt", "--train", "False")
+    assert code == 1 and "E103 ck/epoch_034.pt: is no checkpoint of Assay" in err and "epoch_034.safetensors" in err
+    code, _, err = assay("main-multi", "--test_json", "l.json", "--ckpt_load", "ck/epoch_035.pt", "--train", "False")
+    assert code == 1 and "neither ck/epoch_035.pt nor epoch_035.safetensors" in err
+    (tmp_path / "ck" / "epoch_036.safetensors").write_bytes(b"{}")
+    code, _, err = assay("main-multi", "--test_json", "l.json", "--ckpt_load", "ck/epoch_036.pt", "--train", "False")
+    assert code == 1 and "DamagedFile" in err
+
+
+def test_records_without_labels_are_no_training(assay, tmp_path):
+    (tmp_path / "files").mkdir()
+    for place in range(5):
+        torch.save(series(), tmp_path / "files" / f"{place}.pt")
+    code, _, err = assay(*asked())
+    assert code == 1 and "5 of 5 files cannot be used" in err and "E303 labels has no label, and training needs one" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--train", "maybe"), "--train takes True or False, got 'maybe'"),
+        (("--train", "False"), "--train False needs --test_json"),
+        (("--make_json", "True"), "--make_json True needs --root"),
+        (("--total_json", "gone.json"), "E328 gone.json: is neither a folder nor a list"),
+        (("--options", "{width"), "--options is no JSON"),
+        (("--options", '{"widht": 3}'), "widht"),
+    ],
+)
+def test_flags_that_do_not_fit_say_what_would(assay, arguments, words):
+    code, _, err = assay("main-multi", *arguments)
+    assert code == 1 and words in err and "Traceback" not in err
+
+
+def test_whole_groups_and_copies_stay_on_one_side(tmp_path):
+    write_pairs(tmp_path / "files")
+    for place in range(48):  # eight shifts, and a copy of a file under another name
+        content = torch.load(tmp_path / "files" / f"{place:03d}.pt", weights_only=True)
+        torch.save({**content, "group": f"shift{place // 6}"}, tmp_path / "files" / f"{place:03d}.pt")
+    (tmp_path / "files" / "copy.pt").write_bytes((tmp_path / "files" / "000.pt").read_bytes())
+    gathered = record_trial.gather(tmp_path / "files", "auto", False, lambda text: None)
+    lists, _ = record_trial.split(gathered, 0)
+    owner = {}
+    for name, positions in lists.items():
+        for at in positions:
+            record = gathered.records[at]
+            assert owner.setdefault(record.group, name) == name
+    assert gathered.grouping == "said" and len(owner) == 8 and sum(map(len, lists.values())) == 49
+
+
+def test_a_checkpoint_holds_all_that_it_takes(folder):
+    loaded = record_checkpoint.load(folder / "ck" / "epoch_002.safetensors")
+    assert loaded.detector.widths == {"image": 8, "text": 6} and loaded.about["epoch"] == 2 and loaded.about["options"]["width"] == 16
+    assert loaded.about["thr"] == 0.5 and loaded.about["temperature"] > 0
