@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
-from stages import detectors, timeseries
+from stages import detectors, fusion, timeseries
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -227,6 +227,14 @@ def test_notice_names_each_detector_and_its_paper(detector):
 @pytest.mark.parametrize("detector", timeseries.known())
 def test_notice_names_each_detector_of_signals_and_its_paper(detector):
     notice, own = (ROOT / "NOTICE").read_text(), f"stages/timeseries/{detector.replace('.', '/')}.py"
+    assert own in notice or f"{Path(own).parent.as_posix()}/\n" in notice
+    for paper in re.findall(r"arXiv:\d{4}\.\d{4,5}", ast.get_docstring(ast.parse((ROOT / own).read_text())) or ""):
+        assert paper in notice
+
+
+@pytest.mark.parametrize("detector", [name for name in fusion.known() if "." in name])
+def test_notice_names_each_plain_detector_of_records_and_its_paper(detector):
+    notice, own = (ROOT / "NOTICE").read_text(), f"stages/fusion/{detector.replace('.', '/')}.py"
     assert own in notice or f"{Path(own).parent.as_posix()}/\n" in notice
     for paper in re.findall(r"arXiv:\d{4}\.\d{4,5}", ast.get_docstring(ast.parse((ROOT / own).read_text())) or ""):
         assert paper in notice
