@@ -82,6 +82,25 @@ def test_each_medium_gets_the_encoder_of_the_other_data_sets_but_sensors_one_tha
         record_check.encoder_for(task, "smell")
 
 
+def test_raw_media_get_an_extract_for_each_modality_that_the_table_has(project, assay, monkeypatch):
+    monkeypatch.chdir(project)
+    rows = ["record_id,label,group,text,series"]
+    Path("press").mkdir()
+    for number in range(24):
+        Path(f"press/{number}.txt").write_text(f"note {number}")
+        Path(f"press/{number}.csv").write_text(f"time_s,force\n0,{number}\n1,{number + 1}\n")
+        rows.append(f"r{number},{'good' if number % 2 else 'jam'},shift {number // 2},{number}.txt,{number}.csv")
+    Path("press/table.csv").write_text("\n".join([*rows, ""]))
+    code, out, _ = assay("data", "check", "press/table.csv", "--records", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["adapter"] == "media_folder" and found["modalities"] == {"text": 24, "series": 24} and found["faults"] == {"jam": 12}
+    added = add_records(Path("press/table.csv"), "press")
+    task = params.load().records
+    encoders = {extract.modality: extract.encoder for extract in task.extracts.values() if extract.dataset == "press"}
+    assert encoders == {"text": "notes", "series": "plain-series"} and task.encoders["plain-series"].kind == "windows"
+    assert added.predict == "assay predict --dataset press text=FILE series=FILE"
+
+
 def test_the_check_counts_records_and_draws_the_split_that_the_protocol_would(project, assay, monkeypatch):
     monkeypatch.chdir(project)
     code, out, _ = assay("data", "check", "Line 3", "--records", "--json")

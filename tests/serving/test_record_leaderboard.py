@@ -73,6 +73,14 @@ def test_images_are_never_judged_by_a_model_of_records(project):
         reference.choose(params.load(project / "params.yaml"), project)
 
 
+def test_from_python_a_data_set_of_records_is_refused_with_the_commands_that_train_it(root, monkeypatch):
+    from stages.serving import api
+
+    monkeypatch.chdir(root)
+    with pytest.raises(params.ParamsError, match=r"station is a data set of records .*`assay train station`, then `assay evaluate station`"):
+        api.train("station", "all", "perceiver-moe")
+
+
 def test_names_of_records_stand_for_the_verbs_of_records(project, monkeypatch, tmp_path):
     settings = params.load(project / "params.yaml")
     assert verbs.jobs(settings, "train", ["station"], False) == list(settings.records.runs)
