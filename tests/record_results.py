@@ -291,6 +291,6 @@ def _explained(
     io.write_json(place / "calibration.json", {"temperature": 1.6, "reason": None, "note": None, "before": before, "after": after})
     if "perceiver" in place.as_posix():
         usage = np.random.default_rng(0).dirichlet([4, 4, 4, 4], size=2).tolist()
-        told = {"presence": {name: 0.01 * number for number, name in enumerate(MODALITIES)}, "class": 0.03}
+        told = {"present": {name: 0.01 * number for number, name in enumerate(MODALITIES)}, "class": 0.03}
         layers = [{"first_choice": shares, "mean_gate": shares, "entropy": 0.9, "information": told} for shares in usage]
         io.write_json(place / "experts.json", {"experts": 4, "layers": layers})

@@ -53,7 +53,15 @@ def missing(rows: Sequence[Mapping[str, Any]], named: Sequence[str]) -> dict[str
 
     known = [row for row in rows if row["model"] in named and row["roc_auc"] is not None]
     spread = {model: BESIDE * (place - (len(named) - 1) / 2) for place, model in enumerate(named)}
-    dots = [{**row, "at": round(row["present"] + spread[row["model"]], 3)} for row in known]
+    dots = [
+        {
+            "model": row["model"],
+            "modalities": row["modalities"],
+            "roc_auc": _short(row["roc_auc"]),
+            "at": round(row["present"] + spread[row["model"]], 3),
+        }
+        for row in known
+    ]
     at_each: dict[tuple[str, int], list[float]] = {}
     for row in known:
         at_each.setdefault((row["model"], row["present"]), []).append(row["roc_auc"])
@@ -93,10 +101,15 @@ def subsets(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> dic
     step = (1 - floor) / (1.4 * len(modalities))  # the dots below take about the height of the intervals above
     low = {name: floor - step * (place + 1) for place, name in enumerate(modalities)}
     given = [
-        {"place": place, "y": round(low[name], 4), "given": name in row["modalities"].split("+"), "modalities": row["modalities"]}
-        for place, row in enumerate(ranked) for name in modalities
-    ]  # fmt: skip
-    bars = [{"place": place, **row} for place, row in enumerate(ranked)]
+        {"place": place, "y": round(low[name], 4), "given": name in row["modalities"].split("+")}
+        for place, row in enumerate(ranked)
+        for name in modalities
+    ]
+    figures = ("roc_auc", "low", "high")
+    bars = [
+        {"place": place, "modalities": row["modalities"], **{name: None if row[name] is None else _short(row[name]) for name in figures}}
+        for place, row in enumerate(ranked)
+    ]
     ticks = [value / 10 for value in range(10) if value / 10 >= floor] + [1.0]
     label = (
         f"datum.value < {floor - step / 2} ? {list(modalities)}[round(({floor} - datum.value) / {step}) - 1] : format(datum.value, '.1f')"
@@ -104,13 +117,13 @@ def subsets(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> dic
     axis = alt.Axis(values=[*low.values(), *ticks], labelExpr=label, grid=False, domain=False, ticks=False, labelLimit=70)
     y = {"title": None, "axis": axis, "scale": alt.Scale(domain=[floor - step * (len(modalities) + 0.7), 1.005], nice=False)}
     x = alt.X("place:Q", axis=None).scale(domain=[-0.7, len(ranked) - 0.3], nice=False)
-    tooltip = ["modalities:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("roc_auc", "low", "high"))]
+    tooltip = ["modalities:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in figures)]
     above = alt.Chart(_rows(bars)).encode(x=x, tooltip=tooltip)
     rules = above.mark_rule(strokeWidth=2, opacity=0.5, color=NORMAL).encode(y=alt.Y("low:Q", **y), y2="high:Q")
     points = above.mark_point(filled=True, size=34, opacity=1, color=NORMAL).encode(y=alt.Y("roc_auc:Q", **y))
     fill = alt.condition("datum.given", alt.value(NORMAL), alt.value("transparent"))
     dots = alt.Chart(_rows(given)).mark_point(size=32, strokeWidth=1, stroke=QUIET, opacity=0.9)
-    below = dots.encode(x=x, y=alt.Y("y:Q", **y), fill=fill, tooltip="modalities:N")
+    below = dots.encode(x=x, y=alt.Y("y:Q", **y), fill=fill)
     grid = alt.Chart(_rows([{"at": value} for value in ticks])).mark_rule(color=QUIET, opacity=0.25).encode(y=alt.Y("at:Q", **y))
     return _spec(grid + rules + points + below, 330)
 
@@ -123,7 +136,15 @@ def by_fault(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[
     import altair as alt
 
     known = [
-        {**cell, "fault": _words(cell["fault"]), "percent": round(100 * cell["roc_auc"])} for cell in cells if cell["roc_auc"] is not None
+        {
+            "model": cell["model"],
+            "fault": _words(cell["fault"]),
+            "roc_auc": _short(cell["roc_auc"]),
+            "percent": round(100 * cell["roc_auc"]),
+            "records": int(cell["records"]),
+        }
+        for cell in cells
+        if cell["roc_auc"] is not None
     ]
     means = {fault: _mean(cell["roc_auc"] for cell in known if cell["fault"] == fault) for fault in {cell["fault"] for cell in known}}
     hardest = sorted(means, key=lambda fault: (means[fault], fault))

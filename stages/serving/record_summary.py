@@ -28,7 +28,7 @@ COMPARED = (
     "concat-mlp",
 )  # in the curve of missing modalities, beside the best, where they are there
 CASES = 2  # of the worst misses, and as many of the worst false alarms
-PICTURE = 320  # pixels of a side
+PICTURE = 256  # pixels of a side
 
 
 def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,8 +156,8 @@ def _experts(judged: Sequence[Row]) -> dict[str, Any]:
     row, layers = next(((row, layers) for row, layers in found if layers), (None, []))
     if row is None:
         return {}
-    names = list(layers[0]["information"]["presence"])
-    told = {name: np.mean([layer["information"]["presence"][name] for layer in layers]) for name in names}
+    names = list(layers[0]["information"]["present"])
+    told = {name: np.mean([layer["information"]["present"][name] for layer in layers]) for name in names}
     most = max(names, key=lambda name: told[name])
     even, known = (np.mean([one["entropy"] for one in layers]), np.mean([one["information"]["class"] for one in layers]))
     text = (
