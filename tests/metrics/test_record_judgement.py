@@ -190,3 +190,10 @@ def test_a_resampled_auroc_equals_that_of_the_drawn_records():
         which = np.repeat(np.arange(120), scene.weight[1 + place].astype(int))
         ranking = rank(test.score[0][which], test.label[which])
         assert drawn[place] == pytest.approx(float(auroc_of_counts(ranking.positive, ranking.negative)))
+
+
+def test_a_score_at_the_threshold_is_no_alarm():
+    test, val = seen(0), seen(1)
+    alike = [one._replace(score=np.where(one.label == 1, 2.0, 1.0)[None].repeat(2, 0)) for one in (test, val)]
+    found = judge_records(*alike, RULE, False, NOTHING).cells
+    assert (found["false_alarm_rate"]["value"], found["recall"]["value"]) == (0, 1)
