@@ -409,7 +409,7 @@ def options(factory: Callable[..., Any], given: dict[str, Any], at: tuple[str, .
 def fields_of(factory: Callable[..., Any]) -> dict[str, Any]:
     """The keyword parameters of a function or class as fields of a pydantic model: {name: (type, default)}."""
     function = factory.__init__ if inspect.isclass(factory) else factory
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     return {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(function).parameters.items()

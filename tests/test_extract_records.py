@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_listed(project, capsys):
 
 def test_too_many_files_that_cannot_be_read_are_an_error(project):
     _damage(project, "image", 5)
-    with pytest.raises(DataError, match=r"E436 5 of \d+ files of image .*more than 5%. The first: E431"):
+    with pytest.raises(DataError, match=r"E436 3 of \d+ files of image .*more than 5%. The last: E431"):
         extract_records.main("station", "image")
     assert not (project / "features/station/image/records.json").exists()
 

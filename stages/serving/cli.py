@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from stages import errors, params
-from stages.serving import main_multi, plots, records, search
+from stages.serving import embed, main_multi, plots, records, search
 from stages.serving.terminal import as_text, show
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ app.add_typer(plots.app, name="plots")
 app.add_typer(search.app, name="search")
 app.add_typer(records.app, name="records")
 app.command("main-multi")(main_multi.main_multi)
+app.command()(embed.extract)
 
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -51,25 +51,38 @@ def fill(
 ) -> int:
     """Encode every file into the store `folder`, which is complete when its `records.json` stands in it. Returns how many could not be read.
 
-    Raises DataError (E436) where more than 5 % of the files cannot be read, UserError (E301) for tokens that are not finite.
+    Raises what `encoded` raises.
     """
     writer = StoreWriter(folder, {modality: encoder.width} if encoder.width else None)
     bad: list[dict[str, str]] = []
-    for batch in _chunks(_read_ahead(encoder, files, threads), BATCH):
-        good = [(file, seen) for file, seen in batch if not isinstance(seen, DataError)]
-        bad += [
-            {"record_id": file.record.record_id, "path": file.shown, "reason": str(seen)}
-            for file, seen in batch
-            if isinstance(seen, DataError)
-        ]
-        _refuse_many(modality, bad, len(files))
-        for (file, _), tokens in zip(good, encoder.encode([seen for _, seen in good]) if good else [], strict=True):
-            writer.add(_with_tokens(file, modality, tokens, writer.widths.get(modality)))
-        advance(len(batch))
-    if len(bad) == len(files):
-        raise DataError(f"E436 none of the {len(files)} files of {modality} could be read: {bad[0]['reason'] if bad else 'there is none'}")
+    for file, tokens in encoded(modality, encoder, files, threads):
+        if isinstance(tokens, DataError):
+            bad.append({"record_id": file.record.record_id, "path": file.shown, "reason": str(tokens)})
+        else:
+            writer.add(file.record._replace(modalities={modality: tokens}))
+        advance(1)
     writer.close({**about, "unreadable": bad})
     return len(bad)
+
+
+def encoded(modality: str, encoder: TokenEncoder, files: Sequence[File], threads: int) -> Iterator[tuple[File, Tokens | DataError]]:
+    """Every file in order with its tokens, or with the error that says why it has none.
+
+    Raises DataError where more than 5 % of the files cannot be read (E436) or their widths differ (E437), UserError (E301) for tokens that are not finite.
+    """
+    width, bad = encoder.width, 0
+    for batch in _chunks(_read_ahead(encoder, files, threads), BATCH):
+        good = [seen for _, seen in batch if not isinstance(seen, DataError)]
+        tokens = iter(encoder.encode(good) if good else ())
+        for file, seen in batch:
+            if isinstance(seen, DataError):
+                bad += 1
+                _refuse_many(modality, bad, len(files), seen)
+                yield file, seen
+            else:
+                one = _sound(file, next(tokens), width)
+                width = one.values.shape[1]
+                yield file, one
 
 
 def _chunks(stream: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -77,7 +90,7 @@ def _chunks(stream: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _with_tokens(file: File, modality: str, tokens: Tokens, width: int | None) -> Record:
+def _sound(file: File, tokens: Tokens, width: int | None) -> Tokens:
     if width and tokens.values.shape[1] != width:
         raise DataError(
             f"E437 {file.shown} gives tokens of width {tokens.values.shape[1]}, the files before it {width}: it has other variables. Give all files "
@@ -85,14 +98,12 @@ def _with_tokens(file: File, modality: str, tokens: Tokens, width: int | None) -
         )
     if not tokens.values.isfinite().all():
         raise UserError(f"E301 the tokens of {file.shown} are not finite. Look at the file, and at the options of its encoder")
-    return file.record._replace(modalities={modality: tokens})
+    return tokens
 
 
-def _refuse_many(modality: str, bad: list[dict[str, str]], total: int) -> None:
-    if len(bad) > max(UNREADABLE * total, 1):
-        raise DataError(
-            f"E436 {len(bad)} of {total} files of {modality} could not be read so far, more than {UNREADABLE:.0%}. The first: {bad[0]['reason']}"
-        )
+def _refuse_many(modality: str, bad: int, total: int, last: DataError) -> None:
+    if bad > UNREADABLE * total and (bad > 1 or total == 1):
+        raise DataError(f"E436 {bad} of {total} files of {modality} could not be read so far, more than {UNREADABLE:.0%}. The last: {last}")
 
 
 def _read_ahead(encoder: TokenEncoder, files: Sequence[File], threads: int) -> Iterator[tuple[File, Any]]:

@@ -1,12 +1,14 @@
-"""The kind `frames`: a picture, or frames of a film at equal distances, through a frozen convolutional network; one token a frame.
+"""The kind `frames`: a picture, or frames of a film at equal distances, through a frozen network of timm; one token a frame.
 
 A token is the mean of a layer's feature map over the picture, of all `layers` one behind another; with `grid: 2` there are four tokens a frame,
 one for each quarter in reading order, so that something small is not averaged away. A picture is seen whole: scaled to a square, never cropped.
-The network is that of the image encoder `cnn`, run by ONNX Runtime on a CPU.
+The network is that of the image encoder `cnn`, run by ONNX Runtime on a CPU; `network: vit` takes a transformer of timm by the encoder `vit`, e.g. DINOv2
+with `layers: [block11_extra]` for its class token.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from stages.datasets.images import resize_image
 from stages.datasets.media import Clip, read_image, read_video
 from stages.datasets.records import Tokens
-from stages.encoders import cnn, encoder
+from stages.encoders import encoder
 from stages.encoders.media.encoder import Place, TokenEncoder, at_moments, in_parts
 
 
@@ -28,6 +30,7 @@ def build(
     *,
     reads: Literal["image", "video"] = "image",
     frames: Annotated[int, Field(ge=1)] = 8,
+    network: Literal["cnn", "vit"] = "cnn",
     backbone: str = "tf_efficientnet_lite0",
     weights: str = "efficientnet-lite0",
     layers: tuple[str, ...] = ("layer4",),
@@ -35,9 +38,10 @@ def build(
     grid: Annotated[int, Field(ge=1, le=16)] = 1,
     seed: int = 0,
 ) -> TokenEncoder:
-    """frames: of a film; a picture has one. layers, backbone, weights, seed: as of the image encoder `cnn`."""
+    """frames: of a film; a picture has one. layers, backbone, weights, seed: as of the image encoder of that name."""
     square = encoder.Place(image_size, place.device, place.threads, place.backbones)
-    network = cnn.build(square, backbone=backbone, layers=list(layers), weights=weights, seed=seed)
+    kind = import_module(f"stages.encoders.{network}")
+    frozen = kind.build(square, backbone=backbone, layers=list(layers), weights=weights, seed=seed)
 
     def read(path: Path) -> Clip:
         clip = read_video(path, frames) if reads == "video" else Clip(read_image(path)[None], np.zeros(1))
@@ -45,14 +49,14 @@ def build(
 
     def encode(clips: Any) -> list[Tokens]:
         pixels = torch.from_numpy(np.concatenate([clip.frames for clip in clips])).permute(0, 3, 1, 2)
-        pooled = _pooled(network.encode(pixels), layers, grid)  # (N, grid * grid, D)
+        pooled = _pooled(frozen.encode(pixels), layers, grid)  # (N, grid * grid, D)
         parts = in_parts([len(clip.frames) for clip in clips], pooled)
         return [
             at_moments(part.flatten(0, 1), np.repeat(clip.time_s, grid * grid).tolist()) for part, clip in zip(parts, clips, strict=True)
         ]
 
-    width = _pooled(network.encode(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)), layers, grid).shape[2]
-    return TokenEncoder(reads, width, read, encode, network.identity)
+    width = _pooled(frozen.encode(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)), layers, grid).shape[2]
+    return TokenEncoder(reads, width, read, encode, frozen.identity)
 
 
 def _pooled(features: dict[str, Tensor], layers: tuple[str, ...], grid: int) -> Tensor:

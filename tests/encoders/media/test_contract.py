@@ -5,12 +5,14 @@ import torch
 
 from stages.encoders import media
 from stages.encoders.media.encoder import Place
+from stages.params import ParamsError
 from tests.encoders.media import networks
 
 SMALL = {"backbone": "test_efficientnet", "weights": "random", "image_size": 64}
 BUILT_IN = {
     "frames-image": ("frames", {**SMALL, "layers": ["layer2", "layer4"]}, "image", 96),
     "frames-grid": ("frames", {**SMALL, "grid": 2}, "image", 64),
+    "frames-vit": ("frames", {**SMALL, "network": "vit", "backbone": "test_vit", "layers": ["block5_extra"]}, "image", 64),
     "frames-video": ("frames", {**SMALL, "reads": "video", "frames": 6}, "video", 64),
     "log_mel": ("log_mel", {"window_s": 0.3, "hop_s": 0.15}, "audio", 120),
     "windows": ("windows", {"nominal": {"heat": [0, 2], "force": [1, 0.5]}}, "series", 28),
@@ -65,3 +67,17 @@ def test_kinds_of_local_weights(name, media_files, tmp_path):
     encoder = media.build(name, kind, {"weights": "mine", **options}, Place("cpu", 1, tmp_path))
     _holds(encoder, media_files, reads, width)
     assert encoder.identity["weights"]["name"] == "mine" and len(encoder.identity["weights"]["sha256"]) == 64
+
+
+def test_options_out_of_range_and_unknown_kinds_are_named(tmp_path):
+    place, at = Place("cpu", 1, tmp_path), ("records", "encoders", "mine")
+    with pytest.raises(ParamsError, match=r"records.encoders.mine.steps.*greater than or equal to 4"):
+        media.build("mine", "windows", {"steps": 2}, place, at)
+    with pytest.raises(ParamsError, match=r"records.encoders.mine.step is not a known key; did you mean 'steps'"):
+        media.build("mine", "windows", {"step": 8}, place, at)
+    with pytest.raises(ParamsError, match=r"records.encoders.mine.kind: no kind of encoder 'window'; did you mean 'windows'"):
+        media.build("mine", "window", {}, place, at)
+
+
+def test_every_file_that_defines_build_is_a_kind():
+    assert media.known() == ["ast", "clip", "dinov2", "frames", "log_mel", "sentences", "vjepa2", "wav2vec2", "windows", "yamnet"]
