@@ -10,6 +10,7 @@ from stages.fusion import artefact
 from stages.metrics.thresholds import Threshold
 from stages.params import Params
 from stages.serving.leaderboard import TASKS, results
+from stages.serving.record_thresholds import first_threshold, stored
 from stages.serving.reference import only
 from stages.serving.verdict import VERDICTS
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from stages.fusion.detector import RecordDetector
 
 RANKED_BY = TASKS["records"].ranked_by
-CATEGORY = "all"  # under which the thresholds of a model of records stand
 
 
 class RecordModel(NamedTuple):
@@ -41,7 +41,7 @@ class RecordModel(NamedTuple):
 
     def temperature(self) -> float | None:
         """What the logit is divided by before it becomes a probability; None where the score is no logit, or none could be fitted."""
-        return _thresholds(self.results)["temperatures"][0]
+        return stored(self.results)["temperatures"][0]
 
     def held_out(self) -> tuple[np.ndarray, float]:
         """Scores (n,) of the normal validation records, and the mean score of all of them: what is believed of a record that shows nothing."""
@@ -78,12 +78,6 @@ def choose(params: Params, project: Path = Path(), dataset: str | None = None, m
     return RecordModel(project, dataset, model, project / artefact.folder(dataset, run.model, model, seed), folder, seed)
 
 
-def first_threshold(folder: Path) -> Threshold:
-    """The default threshold of the first seed, from the folder of a result."""
-    stored = _thresholds(folder)
-    return Threshold.from_dict(stored["thresholds"][stored["default"]][0])
-
-
 def threshold_of(model: RecordModel, value: float | None = None, false_alarm_rate: float | None = None) -> Threshold:
     """The one that evaluate fitted; else `value` as it stands, or another promise from the same held-out normal records."""
     from stages.metrics.thresholds import conformal
@@ -93,10 +87,6 @@ def threshold_of(model: RecordModel, value: float | None = None, false_alarm_rat
     if value is not None:
         return Threshold("given", value)
     return first_threshold(model.results) if false_alarm_rate is None else conformal(model.held_out()[0], false_alarm_rate)
-
-
-def _thresholds(folder: Path) -> dict[str, Any]:
-    return io.read_json(io.require(folder / "thresholds.json"))[CATEGORY]
 
 
 def _recommended(project: Path, dataset: str, known: dict[str, tuple[Path, dict[str, Any]]]) -> str:

@@ -19,7 +19,7 @@ from stages.datasets.samples import root_of
 from stages.params import Params
 from stages.plots import page, record_charts
 from stages.serving.leaderboard import Row, cell, columns
-from stages.serving.record_model import first_threshold
+from stages.serving.record_thresholds import first_threshold
 from stages.serving.verdict import recommended
 
 COMPARED = (

@@ -10,7 +10,8 @@ from stages import io, params
 from stages.datasets.record_files import write_record
 from stages.datasets.records import Record, Tokens
 from stages.serving import record_predict
-from stages.serving.record_model import choose, first_threshold, threshold_of
+from stages.serving.record_model import choose, threshold_of
+from stages.serving.record_thresholds import first_threshold
 from tests.fusion.synthetic import WIDTHS, samples
 from tests.serving.record_project import trained
 

@@ -9,7 +9,7 @@ import pytest
 from stages import io, params, report
 from stages.serving import record_summary
 from stages.serving.leaderboard import leaderboard, results
-from stages.serving.record_model import first_threshold
+from stages.serving.record_thresholds import first_threshold
 from tests.record_results import finished
 
 HOSTILE = "</script><script>alert(1)</script>"
