@@ -27,14 +27,14 @@ CURVES = {"ROC": ("false_alarm_rate", "recall"), "PR": ("recall", "precision")}
 
 def main() -> int:
     from stages.plots import page
-    from stages.serving import series_summary, summary
+    from stages.serving import record_summary, series_summary, summary
 
     params = load()
     found = results(params)
-    sections = []
+    sections, of_task = [], {"series": series_summary, "records": record_summary}
     for name, rows in leaderboard(params).items():
         own = {found[row.folder]["model"]: found[row.folder] for row in rows}
-        sections.append((series_summary if rows[0].task == "series" else summary).section(params, name, rows, own))
+        sections.append(of_task.get(rows[0].task, summary).section(params, name, rows, own))
     io.write_text(FOLDER / "index.html", page.render(params.report.title, sections, _made(), cell))
     io.write_json(VERDICTS, {one["name"]: one["recommended"] for one in sections})
     io.write_text(FOLDER / "plots_template.html", page.dvc_template())

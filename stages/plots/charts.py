@@ -101,7 +101,7 @@ def curves(points: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[s
 
     def panel(curve: str, across: str, up: str) -> alt.Chart:
         return (
-            alt.Chart(alt.Data(values=[point for point in points if point["curve"] == curve]))
+            alt.Chart(alt.Data(values=[{name: point[name] for name in ("model", "x", "y", "order")} for point in points if point["curve"] == curve]))
             .mark_line(interpolate="linear")
             .encode(
                 x=alt.X("x:Q", title=across).scale(domain=[0, 1]).axis(tickCount=5), y=alt.Y("y:Q", title=up).scale(domain=[0, 1]), order="order:Q",

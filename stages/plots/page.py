@@ -21,12 +21,12 @@ HERE = Path(__file__).parent
 PICTURE_WIDTH = 640  # pixels
 
 
-def thumbnail(picture: np.ndarray) -> str:
-    """(H, W, 3) uint8, made small enough to have many on a page, as a data URI."""
+def thumbnail(picture: np.ndarray, side: int = PICTURE_WIDTH) -> str:
+    """(H, W, 3) uint8, made small enough to have many on a page, as a data URI; at most `side` pixels high and wide."""
     from PIL import Image
 
     small = Image.fromarray(picture)
-    small.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+    small.thumbnail((side, side))
     file = io.BytesIO()
     small.save(file, format="jpeg", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -180,7 +180,11 @@ def curves(points: Sequence[Mapping[str, Any]], named: Sequence[str], curve: str
 
     widths = {model: 2.5 if model == named[0] else 1.8 for model in named}
     shown = [
-        {**point, "row": point["model"] if point["model"] in named else "other rows", "width": widths.get(point["model"], 0.8)}
+        {
+            **{name: point[name] for name in ("model", "x", "y", "order")},
+            "row": point["model"] if point["model"] in named else "other rows",
+            "width": widths.get(point["model"], 0.8),
+        }
         for point in points
         if point["curve"] == curve
     ]

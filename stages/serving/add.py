@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 from stages import io, params
 from stages.datasets.check import layout_of
+from stages.datasets.record_adapters import STORED
 from stages.datasets.tiles import in_tiles
 from stages.detectors import zoo
 from stages.params import Params, ParamsError, nearest
+from stages.serving import record_check
 
 DVC = Path("dvc.yaml")
 NAME = r"[a-z0-9][a-z0-9_-]*"
@@ -30,6 +32,7 @@ class Added(NamedTuple):
     extracts: list[str]  # none for signals, which no encoder sees
     runs: list[str]
     deps: dict[str, list[str]]  # stage of dvc.yaml -> deps it was given
+    predict: str  # a command that judges something new
 
 
 def add(
@@ -65,7 +68,8 @@ def add(
     if canvas:
         _cut(sections, settings, canvas, overlap)
     _write(sections)
-    return Added(name, adapter, source, list(sections["extracts"]), list(sections["runs"]), _add_deps(name, list(settings.datasets)))
+    deps = _add_deps(name, list(settings.datasets))
+    return Added(name, adapter, source, list(sections["extracts"]), list(sections["runs"]), deps, f"assay predict --dataset {name} IMAGE...")
 
 
 def add_signals(directory: Path, name: str | None = None, adapter: str = "signal_folder", models: Sequence[str] = ()) -> Added:
@@ -81,7 +85,38 @@ def add_signals(directory: Path, name: str | None = None, adapter: str = "signal
     known = {entry.model: run for run, entry in reversed(signals.runs.items())}
     runs = {f"{name}-{model}": _renamed(content[run], name) for model, run in reversed(known.items()) if not models or model in models}
     _write({"series.datasets": {name: {"adapter": adapter, "source": source}}, "series.runs": runs})
-    return Added(name, adapter, source, [], list(runs), _add_deps(name, list(signals.datasets)))
+    follow = f"assay predict STREAM.csv --dataset {name} --follow"
+    return Added(name, adapter, source, [], list(runs), _add_deps(name, list(signals.datasets)), follow)
+
+
+def add_records(directory: Path, name: str | None = None, adapter: str | None = None, models: Sequence[str] = ()) -> Added:
+    """Write the entries of a data set of records: `.pt` files of tokens, or raw media, each modality with the encoder that other data sets give it.
+
+    adapter: stored_records where there are `.pt` files, else media_folder. models: only these of `records.models`; by default those that another data
+    set has. Raises ParamsError for a name that is taken or cannot be one, or for an unknown model, DataError where there are no records; then nothing is
+    written.
+    """
+    settings = params.load()
+    task, name, source = settings.record_task, _checked_name(settings, name, directory), _source(directory)
+    for model in models:
+        task.entry("models", model)
+    adapter = adapter or record_check.adapter_of(directory)
+    modalities = record_check.examine(directory, adapter, name).modalities
+    encoders = {modality: record_check.encoder_for(task, modality) for modality in modalities}
+    extracts = {
+        f"{name}-{modality}": {"dataset": name, "modality": modality, "encoder": encoder, "code": f"stages/encoders/media/{entry['kind']}.py"}
+        for modality, (encoder, entry) in encoders.items()
+    }
+    content = _yaml().load(params.PATH.read_text(encoding="utf-8"))["records"]["runs"]
+    known = {entry.model: run for run, entry in reversed(task.runs.items())}
+    runs = {f"{name}-{model}": _renamed(content[run], name) for model, run in reversed(known.items()) if not models or model in models}
+    new = {encoder: entry for encoder, entry in encoders.values() if encoder not in task.encoders}
+    own = {"datasets": {name: {"adapter": adapter, "source": source}}, "encoders": new, "extracts": extracts, "runs": runs}
+    _write({f"records.{section}": entries for section, entries in own.items()})
+    media = "RECORD.pt" if list(modalities) == [STORED] else " ".join(f"{modality}=FILE" for modality in modalities)
+    return Added(
+        name, adapter, source, list(extracts), list(runs), _add_deps(name, list(task.datasets)), f"assay predict --dataset {name} {media}"
+    )
 
 
 def add_models(dataset: str, models: Sequence[str], schedule: zoo.Schedule = "full") -> list[str]:
@@ -173,8 +208,7 @@ def render(added: Added) -> str:
     lines += [f"  extracts: {', '.join(added.extracts)}"] if added.extracts else []
     lines += [f"  runs:     {', '.join(added.runs)}"]
     lines += [f"  {DVC}: {stage} depends on {', '.join(deps)}" for stage, deps in added.deps.items()]
-    last = f"assay predict --dataset {added.name} IMAGE..." if added.extracts else f"assay predict STREAM.csv --dataset {added.name} --follow"
-    steps = ["dvc repro", "assay leaderboard", last]
+    steps = ["dvc repro", "assay leaderboard", added.predict]
     return "\n".join([*lines, "", "next:", *(f"  {step}" for step in steps)])
 
 
@@ -182,7 +216,8 @@ def _checked_name(settings: Params, name: str | None, directory: Path) -> str:
     wanted = name or re.sub(r"[^a-z0-9_-]+", "-", directory.resolve().name.split(".")[0].lower()).strip("-_")
     if not re.fullmatch(NAME, wanted):
         raise ParamsError(f"{wanted!r} cannot name a data set: small letters, digits, - and _ only. Say --name parts")
-    taken = [*settings.datasets, *(settings.series.datasets if settings.series else ()), *TAKEN]
+    tasks = [settings, *(task for task in (settings.series, settings.records) if task)]
+    taken = [*(dataset for task in tasks for dataset in task.datasets), *TAKEN]
     if wanted in taken:
         raise ParamsError(f"{wanted!r} is taken ({', '.join(taken)}). Say --name with another one")
     return wanted

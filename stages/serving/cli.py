@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -43,6 +43,9 @@ Layout = Annotated[
     str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")
 ]
 Signals = Annotated[bool, typer.Option("--signals", help="It holds signals, not images: CSV or parquet files, a row a step.")]
+OfRecords = Annotated[
+    bool, typer.Option("--records", help="It holds records that several media show: those media, or .pt files of their embeddings.")
+]
 Images = Annotated[list[Path] | None, typer.Option(help="A folder of images to learn from; may be given more than once.")]
 Prepared = Annotated[list[str] | None, typer.Option(help="A prepared data set whose training images are learnt from.")]
 Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
@@ -68,6 +71,7 @@ def data_check(
     write_csv: Annotated[Path | None, typer.Option(help="Write the labels found as a CSV, to correct by hand and read back.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a PNG with a few images of every type.")] = None,
     signals: Signals = False,
+    of_records: OfRecords = False,
     as_json: Json = False,
 ) -> None:
     """Say which layout a folder has, what is wrong with it, and what Assay will do. Changes nothing. Exit code 1 where it cannot go on."""
@@ -77,6 +81,12 @@ def data_check(
         recordings = signal_check.examine(directory, adapter)
         typer.echo(as_text([one._asdict() for one in recordings]) if as_json else signal_check.render(recordings))
         return
+    if of_records:
+        from stages.serving import record_check
+
+        examined = record_check.examine(directory, adapter)
+        typer.echo(as_text(examined.as_json()) if as_json else record_check.render(examined))
+        raise typer.Exit(errors.OK if examined.ok else errors.MENDABLE)
     from stages.datasets import check
     from stages.datasets.splits import Rule
 
@@ -101,12 +111,15 @@ def add_data(
     ] = None,
     overlap: Annotated[int | None, typer.Option(help="Of neighbouring tiles, in pixels; an eighth of a tile by default.")] = None,
     signals: Signals = False,
+    of_records: OfRecords = False,
     as_json: Json = False,
 ) -> None:
     """Write a data set of your own into params.yaml and dvc.yaml, then say what to do next. Comments in the files stay."""
     from stages.serving import add
 
-    if signals:
+    if of_records:
+        added = add.add_records(directory, name, adapter, model or ())
+    elif signals:
         added = add.add_signals(directory, name, adapter or "signal_folder", model or ())
     else:
         added = add.add(directory, name, adapter, model or (), schedule, _sides(canvas), overlap)
@@ -190,7 +203,10 @@ def report(as_json: Json = False) -> None:
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders with images; with --follow, one CSV file.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Image files, or folders with images; with --follow, one CSV file; of records, .pt files, or media as in image=a.png."),
+    ],
     dataset: Annotated[str | None, typer.Option(help="The data set that the model learnt from, where there are several.")] = None,
     category: Annotated[str | None, typer.Option(help="Its category, where there are several.")] = None,
     model: Annotated[str | None, typer.Option(help="The model; the one that the report recommends by default.")] = None,
@@ -214,6 +230,10 @@ def predict(
 
         _follow(images[0], series_model.choose(params.load(), Path(), dataset, category, model), threshold, once, state, as_json)
         return
+    from stages.serving.record_predict import is_record
+
+    if any(map(is_record, images)):
+        _predict_records(images, dataset, model, threshold, false_alarm_rate, as_json)
     from stages.serving import predict as serve
     from stages.serving.reference import choose, threshold_of
 
@@ -518,6 +538,26 @@ def _follow(path: Path, chosen: SeriesModel, threshold: float | None, once: bool
     with serve.until_interrupted() as stop:
         for verdict in serve.open_follower(path, chosen, limit, state).follow(stop, once=once, say=lambda text: typer.echo(text, err=True)):
             typer.echo(json.dumps(verdict._asdict(), ensure_ascii=False) if as_json else serve.render(verdict))
+
+
+def _predict_records(
+    arguments: list[Path], dataset: str | None, model: str | None, threshold: float | None, false_alarm_rate: float | None, as_json: bool
+) -> NoReturn:
+    from stages.serving import record_predict as serve
+    from stages.serving.record_model import choose, threshold_of
+
+    settings, (files, media) = params.load(), serve.given(arguments)
+    chosen = choose(settings, Path(), dataset, model)
+    limit, verdicts = threshold_of(chosen, threshold, false_alarm_rate), []
+    if not as_json:
+        typer.echo(serve.head(chosen, limit))
+    for verdict in serve.predict(settings, chosen, files, media, limit):
+        verdicts.append(verdict)
+        if not as_json:
+            typer.echo(serve.render(verdict))
+    if as_json:
+        typer.echo(as_text([verdict._asdict() for verdict in verdicts]))
+    raise typer.Exit(errors.MENDABLE if any(verdict.score is None for verdict in verdicts) else errors.OK)
 
 
 def _backbones(folder: Path | None) -> Path:

@@ -16,12 +16,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stages import params
+from stages.datasets.record_adapters import STORED
 from stages.errors import UserError
 from stages.params import Params
 
 PYTHON = (3, 11)
 MEMORY_GB = 6  # the default run stays below
 GIT_TIMEOUT_S = 10
+MEDIA_PACKAGES = ("av", "torchaudio", "transformers")  # of the extra `records`
 INSTALL = "`pip install -r requirements.lock` (docs/install.md has the way without network)"
 
 
@@ -41,7 +43,7 @@ def examine() -> list[Finding]:
         settings = None
         project = Finding("project", False, str(error).replace("\n", "; "), "run where params.yaml lies, and mend what it says")
     machine = [_python(), _torch(settings), _memory(), _disk(settings), _cores(settings), *_packages()]
-    of_project = [*_sources(settings), _weights(settings)] if settings else []
+    of_project = [*_sources(settings), _weights(settings), *_records(settings)] if settings else []
     return [*machine, project, *of_project, _dvc(), _git(), Finding("network", True, "not needed: no stage and no command opens a socket")]
 
 
@@ -165,6 +167,42 @@ def _weights(settings: Params) -> Finding:
             mends.append(str(error))
     found = f"{len(wanted) - len(mends)}/{len(wanted)} of those that params.yaml names are here and unaltered"
     return Finding("weights", not mends, found, " ".join(mends))
+
+
+def _records(settings: Params) -> Iterator[Finding]:
+    """Where params.yaml has records of raw media: what reads the media, then the weights of their encoders, without which models lack a modality."""
+    from importlib import metadata
+
+    used = {extract.encoder for extract in settings.records.extracts.values() if extract.modality != STORED} if settings.records else set()
+    if not used:
+        return
+    here = {name: next((one.version for one in metadata.distributions(name=name)), None) for name in MEDIA_PACKAGES}
+    absent = [name for name, version in here.items() if version is None]
+    found = f"not installed: {', '.join(absent)}" if absent else ", ".join(f"{name} {version}" for name, version in here.items())
+    yield Finding("media", not absent, found, "`pip install 'assay[records]'`, which brings what reads films, sounds and notes of records")
+    if not absent:
+        yield _record_weights(settings, sorted(used))
+
+
+def _record_weights(settings: Params, encoders: list[str]) -> Finding:
+    from importlib import import_module
+
+    from stages.encoders import weights
+    from stages.encoders.media import pretrained
+
+    mends, wanted = [], 0
+    for entry in (settings.records.encoders[name] for name in encoders):
+        option = params.fields_of(import_module(f"stages.encoders.media.{entry.kind}").build).get("weights")
+        name = entry.options.get("weights", option[1] if option else None)
+        if name in (None, weights.RANDOM):
+            continue
+        wanted += 1
+        try:
+            weights.resolve(name, settings.backbones_folder) if entry.kind == "frames" else pretrained.find(name, name, settings.backbones_folder)
+        except UserError as error:  # absent, altered, or only in a form that could run code
+            mends.append(str(error))
+    found = f"{wanted - len(mends)}/{wanted} of those that encoders of records need are here"
+    return Finding("media weights", not mends, found, " ".join([*mends, "Without them models do without the modality"]), matters=False)
 
 
 def _dvc() -> Finding:

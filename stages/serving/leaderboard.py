@@ -36,6 +36,24 @@ SERIES_COLUMNS = {
     "false_alarms_per_10k": "false alarms / 10k steps",
     "pa_f1": "PA-F1 (inflated)",  # never ranked: luck reaches as much
 }
+RECORD_COLUMNS = {
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
+    "missing_auc": "AUC with modalities missing",
+    "f1": "F1",
+    "f1_oracle": "F1 oracle",
+    "recall": "recall",
+    "precision": "precision",
+    "balanced_accuracy": "balanced accuracy",
+    "false_alarm_rate": "false-alarm rate",
+    "fnr_at_fpr_05": "missed at 5 % false alarms",
+    "ece": "ECE",
+    "ece_before": "ECE before temperature",
+    "brier": "Brier",
+    "nll": "NLL",
+    "f1_at_half": "F1 at probability .5",
+}
+CONTROLS = ("presence", "prevalence", "random")  # of records: what can be had from which modalities are there, and from nothing
 
 
 class Task(NamedTuple):
@@ -55,6 +73,10 @@ TASKS = {
     "series": Task(
         "vus_pr", SERIES_COLUMNS, ("vus_pr", "pr_auc"), ("vus_pr", "pr_auc", "f1", "pa_f1"), 300, "step",
         ("vus_pr", "pr_auc", "f1", "event_f1", "delay", "false_alarms_per_10k", "pa_f1"),
+    ),
+    "records": Task(
+        "roc_auc", RECORD_COLUMNS, ("roc_auc", "missing_auc"), ("roc_auc", "pr_auc", "missing_auc", "f1"), 300, "record",
+        ("roc_auc", "pr_auc", "missing_auc", "f1", "false_alarm_rate", "fnr_at_fpr_05", "ece"),
     ),
 }  # fmt: skip
 
@@ -76,6 +98,7 @@ class Row(NamedTuple):
     candidate: bool = False  # the best single model, or tied with it
     transductive: bool = False  # scores a set of images, so it cannot be shipped to judge one
     task: str = "image"
+    kind: str = ""  # of records: "supervised", "unsupervised", or "control", which knows nothing of what the record shows
 
     @property
     def shown(self) -> str:
@@ -93,7 +116,8 @@ def results(params: Params, project: Path = Path()) -> dict[Path, dict[str, Any]
     Groups give one for each row. The ensemble of a data set comes last; there is none where there are too few models for it.
     """
     found = {}
-    for run in (*params.runs.values(), *(params.series.runs.values() if params.series else ())):
+    tasks = [params, *(task for task in (params.series, params.records) if task)]
+    for run in (run for task in tasks for run in task.runs.values()):
         path = project / "metrics" / run.dataset / f"{run.model}.json"
         if path.is_file():
             content = io.read_json(path)
@@ -110,18 +134,33 @@ def results(params: Params, project: Path = Path()) -> dict[Path, dict[str, Any]
 def leaderboard(params: Params, project: Path = Path()) -> dict[str, list[Row]]:
     """Rows by data set, best first, refused ones last; transductive ones stand in this order and are not counted.
 
-    Images are ranked by mean image AUROC, signals by mean VUS-PR, those of each regime of training in a table of their own.
+    Images are ranked by mean image AUROC, signals by mean VUS-PR, those of each regime of training in a table of their own, records by ROC AUC.
     """
     tables: dict[str, list[Row]] = {}
     for folder, result in results(params, project).items():
         bench = project / "metrics" / "bench" / f"{result['dataset']}.json"
         cost = io.read_json(bench)["models"].get(result["model"], {}) if bench.is_file() else {}
+        task = _task(params, result)
+        kind = kind_of(result) if task == "records" else ""
+        label = ", ".join(text for text in (result.get("label", ""), "" if kind == "supervised" else kind) if text)
         tables.setdefault(_table(result), []).append(
-            Row(None, result["dataset"], result["model"], result.get("label", ""), result.get("weights", ""), result.get("mean", {}),
-                cost, result.get("refused"), folder, members=tuple(result.get("members", ())),
-                transductive=result.get("transductive", False), task="series" if "regime" in result else "image")
+            Row(None, result["dataset"], result["model"], label, result.get("weights", ""), result.get("mean", {}), cost, result.get("refused"),
+                folder, members=tuple(result.get("members", ())), transductive=result.get("transductive", False), task=task, kind=kind)
         )  # fmt: skip
     return {dataset: _with_ties(_ranked(rows), project) for dataset, rows in tables.items()}
+
+
+def _task(params: Params, result: dict[str, Any]) -> str:
+    if params.records and result["dataset"] in params.records.datasets:
+        return "records"
+    return "series" if "regime" in result else "image"
+
+
+def kind_of(result: dict[str, Any]) -> str:
+    """Of a result of records, what its model is: see Row."""
+    if result["model"] in CONTROLS:
+        return "control"
+    return "supervised" if result.get("supervised", True) else "unsupervised"
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -134,7 +173,7 @@ def _with_ties(rows: list[Row], project: Path) -> list[Row]:
     if single is None:
         return rows
     best = next(row for row in rows if row.rank)
-    if single.task == "series":
+    if single.task != "image":
         return [_tied_by_draws(row, single) for row in rows]
     scores = {row.model: test_scores(row.folder) for row in rows if row.rank}
     if not scores[best.model]:
@@ -150,11 +189,11 @@ def _with_ties(rows: list[Row], project: Path) -> list[Row]:
 
 
 def _tied_by_draws(row: Row, best: Row) -> Row:
-    """A row of signals beside the best one: the models of a data set are resampled alike, so their draws can be subtracted."""
+    """A row of signals or records beside the best one: the models of a data set are resampled alike, so their draws can be subtracted."""
     from stages.metrics.series_result import tied_with
 
-    tied = (row is best or tied_with(best.folder, row.folder, TASKS["series"].ranked_by)) if row.rank else None
-    return row._replace(tied=tied, candidate=bool(tied))
+    tied = (row is best or tied_with(best.folder, row.folder, TASKS[row.task].ranked_by)) if row.rank else None
+    return row._replace(tied=tied, candidate=bool(tied) and row.kind != "control")
 
 
 def columns(rows: Sequence[Row]) -> dict[str, str]:
@@ -201,7 +240,8 @@ def render(tables: dict[str, list[Row]], width: int | None = None) -> str:
         task = TASKS[rows[0].task]
         kept = task.narrow if console.width < 110 else task.medium if console.width < task.wide else task.columns
         shown = {name: title for name, title in columns(rows).items() if name in kept}
-        table = Table(title=f"{dataset}: mean over categories, 95 % interval; = tied with the best", title_justify="left")
+        averaged = "" if rows[0].task == "records" else "mean over categories, "
+        table = Table(title=f"{dataset}: {averaged}95 % interval; = tied with the best", title_justify="left")
         for title in ("#", "model", *shown.values(), f"ms/{task.unit}"):
             table.add_column(
                 title,

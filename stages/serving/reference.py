@@ -58,8 +58,8 @@ def choose(params: Params, project: Path = Path(), dataset: str | None = None, c
     """
     by_dataset: dict[str, dict[str, dict[str, Any]]] = {}
     for folder, result in results(params, project).items():
-        if "members" in result or "regime" in result:
-            continue  # an ensemble is a row of figures, not a fitted model; a detector of signals sees no image
+        if "members" in result or result["dataset"] not in params.datasets:
+            continue  # an ensemble is a row of figures, not a fitted model; a detector of signals or records sees no image
         by_dataset.setdefault(result["dataset"], {})[result["model"]] = result | {"folder": folder}
     if not by_dataset:
         raise errors.Missing(f"no results in {(project / 'metrics').as_posix()}/ yet. Run `dvc repro`")

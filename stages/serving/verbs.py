@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TextIO
 
 import stages
-from stages.params import PATH, Params, ParamsError, load, nearest
+from stages.params import PATH, Params, ParamsError, RecordTask, Series, load, nearest
 
 OF_RUNS, OF_DATASETS = ("train", "evaluate"), ("ensemble", "bench")
 OF_SIGNALS = ("prepare", "manifest", "train", "evaluate", "bench")  # verbs that signals have too, each as stages/<verb>_series.py
+OF_RECORDS = ("prepare", "extract", "manifest", "train", "evaluate", "bench")  # and records, as stages/<verb>_records.py
 
 
 def run(
@@ -27,11 +28,14 @@ def run(
 
     environment: variables that it sees beside ours.
     """
-    signals = load(project / PATH).series if verb in OF_SIGNALS else None
-    if signals and names[0] in (*signals.runs, *signals.datasets):
-        entry, verb = signals.runs.get(names[0]), f"{verb}_series"
+    settings = load(project / PATH)
+    for task, suffix in _tasks(settings, verb):
+        if names[0] in (*task.runs, *task.datasets):
+            entry = task.runs.get(names[0])
+            verb = f"{verb}{suffix}"
+            break
     else:
-        entry = load(project / PATH).entry("runs", names[0]) if verb in OF_RUNS else None
+        entry = settings.entry("runs", names[0]) if verb in OF_RUNS else None
     if entry:
         _remove_outs(project / ("models" if verb.startswith("train") else "metrics") / entry.dataset, entry.model)
     installed = str(Path(stages.__file__).parent.parent)
@@ -42,6 +46,12 @@ def run(
         for line in process.stdout or ():
             print(line, end="", file=out or sys.stdout, flush=True)
     return process.returncode
+
+
+def _tasks(params: Params, verb: str) -> list[tuple[Series | RecordTask, str]]:
+    """The tasks beside images that have this verb, each with what its modules end in."""
+    tasks = ((params.series, "_series", OF_SIGNALS), (params.records, "_records", OF_RECORDS))
+    return [(task, suffix) for task, suffix, verbs in tasks if task and verb in verbs]
 
 
 def _remove_outs(root: Path, model: str) -> None:
@@ -55,7 +65,7 @@ def jobs(params: Params, verb: str, names: Sequence[str], everything: bool) -> l
 
     Raises ParamsError for an unknown name, or where nothing is named.
     """
-    tasks = [params, params.series] if params.series and verb in OF_SIGNALS else [params]
+    tasks = [params, *(task for task, _ in _tasks(params, verb))]
     runs = {name: run.dataset for task in tasks for name, run in task.runs.items()} if verb in OF_RUNS else {}
     datasets = [name for task in tasks for name in task.datasets]
     known = [*runs, *datasets]

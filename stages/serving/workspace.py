@@ -71,6 +71,7 @@ def make(
     Raises ParamsError with the nearest name where data set or model is unknown.
     """
     template, root = template_of()
+    _require_images(template, dataset)
     plans = {model: _in_tiles(plan_of(template, model, schedule, asked), asked) for model in _known(template, models)}
     for plan in plans.values():
         _require_normalize(plan.encoder_entry, plan.encoder, asked.normalize)
@@ -116,6 +117,16 @@ def _written(above: Path, dataset: str, content: dict[str, Any], plans: dict[str
         content["runs"][f"{dataset}-{model}"] = _run(dataset, model, plan)
     _write(folder / params.PATH, content)
     return Workspace(folder, dataset, list(extracts), {f"{dataset}-{model}": model for model in plans})
+
+
+def _require_images(template: dict[str, Any], dataset: str) -> None:
+    """Names of data sets are unique over all tasks, and only that of images is trained from Python."""
+    for task, what in (("series", "signals"), ("records", "records")):
+        if dataset in (template.get(task) or {}).get("datasets", {}):
+            raise ParamsError(
+                f"{dataset} is a data set of {what} in {params.PATH}; from Python images alone are trained. Run `assay train {dataset}`, then "
+                f"`assay evaluate {dataset}`"
+            )
 
 
 class Plan(NamedTuple):

@@ -125,3 +125,21 @@ def test_a_lock_that_dvc_would_refuse_is_a_line_to_mend(project, content):
 def test_a_whole_lock_is_fine(project, root):
     shutil.copy(root / "dvc.lock", ".")
     assert examined()["dvc project"].ok
+
+
+def test_what_reads_media_of_records_is_a_line_of_its_own_and_absent_weights_are_a_note(project):
+    found = examined()
+    assert found["media"].ok and "torchaudio" in found["media"].found and found["media weights"].found.startswith("3/3 ")
+    edit("      kind: sentences\n", "      kind: sentences\n      weights: gone-model\n")
+    weights = examined()["media weights"]
+    assert not weights.ok and not weights.matters and weights.found.startswith("2/3 ") and "E101 gone-model" in weights.mend
+
+
+def test_a_package_that_reads_media_and_is_not_installed_is_named_with_its_extra(project, monkeypatch):
+    from importlib import metadata
+
+    known = metadata.distributions
+    monkeypatch.setattr(metadata, "distributions", lambda **asked: () if asked.get("name") == "av" else known(**asked))
+    media = examined()["media"]
+    assert not media.ok and media.matters and media.found == "not installed: av" and "assay[records]" in media.mend
+    assert "media weights" not in examined()

@@ -1,0 +1,203 @@
+"""New records in, verdicts out: the raw score, its probability, where it lies among normal records, and what each modality said.
+
+A record is a `.pt` file of tokens, or the raw media of one: `text=note.txt image=part.png`. Media go through the encoders that filled the feature store, as
+its records.json describes them, so that a stored record and the same one live are scored alike. Any modality may be missing; the verdict says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from stages import engine, errors, io
+from stages.datasets.records import Ragged, Record, Records, packed
+from stages.fusion.detector import WrongRecords
+from stages.metrics.thresholds import Threshold
+from stages.params import Params, ParamsError, nearest
+from stages.serving.predict import UNREADABLE
+from stages.serving.record_model import RecordModel
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.fusion.detector import RecordDetector
+
+SUFFIX = ".pt"
+
+
+class RecordVerdict(NamedTuple):
+    record: str  # the file, or the id of what its media show
+    dataset: str
+    model: str
+    score: float | None  # raw; None where the record cannot be read
+    probability: float | None  # of an anomaly; None where the score is no logit
+    percentile: float | None  # share of held-out normal records that score no higher, in percent
+    normal_records: int  # how many that is of
+    threshold: float | None
+    verdict: str  # "normal", "anomalous", "unknown" where there is no threshold, or UNREADABLE
+    margin: float | None  # score - threshold; above 0 is anomalous
+    present: list[str]
+    missing: list[str]  # modalities that the model knows and the record lacks
+    contributions: (
+        dict[str, float] | None
+    )  # by modality that is present; they sum to the score less that of a record of which nothing is known
+    nothing_known: float | None  # that score
+    warnings: list[str]
+
+
+def is_record(path: Path) -> bool:
+    """Whether an argument of `assay predict` means a record: a `.pt` file, or one medium of a record, as in image=part.png."""
+    return path.suffix.lower() == SUFFIX or ("=" in path.as_posix().split("/")[0] and not path.exists())
+
+
+def given(arguments: Sequence[Path]) -> tuple[list[Path], dict[str, Path]]:
+    """The files of tokens, and the media of one more record. Raises UserError for what is neither, or not here."""
+    files, media = [], {}
+    for path in arguments:
+        name, sign, value = path.as_posix().partition("=")
+        if sign and not path.is_file():
+            if name in media:
+                raise errors.UserError(f"{name} is given twice. One call judges the media of one record")
+            media[name] = path = Path(value)
+        elif path.suffix.lower() == SUFFIX:
+            files.append(path)
+        else:
+            raise errors.UserError(f"{path} is no {SUFFIX} file, and says no modality. Write for instance image={path}")
+        if not path.is_file():
+            raise errors.Missing(f"{path} is not here. Name {SUFFIX} files of tokens, or media as in image=part.png text=note.txt")
+    return files, media
+
+
+def predict(
+    params: Params, model: RecordModel, files: Sequence[Path], media: Mapping[str, Path], threshold: Threshold
+) -> Iterator[RecordVerdict]:
+    """A verdict for each file in order, then one for the media. A record that cannot be read, or that the model does not fit, has a verdict of its own.
+
+    Raises UserError where the media cannot be encoded as those of training were.
+    """
+    from stages.datasets.record_errors import RecordError
+    from stages.datasets.record_files import read_record
+
+    with engine.thread_limit(params.compute.threads):
+        detector, held_out = model.detector(), model.held_out()
+        for path in files:
+            try:
+                yield _judged(model, detector, held_out, path.as_posix(), read_record(path).record, threshold)
+            except (RecordError, WrongRecords) as error:
+                yield _unreadable(model, path.as_posix(), error)
+        if media:
+            record = encoded(params, model, media)
+            yield _judged(model, detector, held_out, " ".join(f"{name}={path}" for name, path in media.items()), record, threshold)
+
+
+def encoded(params: Params, model: RecordModel, media: Mapping[str, Path]) -> Record:
+    """One record from its raw media, by the encoders of the model's features."""
+    from stages.encoders.encoder import resolve_device
+    from stages.encoders.media import rebuild
+    from stages.encoders.media.encoder import Place
+
+    place = Place(resolve_device(params.compute.device), params.compute.threads, model.project / params.backbones_folder)
+    known, tokens = model.modalities(), {}
+    for name, path in media.items():
+        if name not in known:
+            raise ParamsError(f"{model.name} knows no modality {name!r}{nearest(name, known)}")
+        about = io.read_json(io.require(model.project / "features" / model.dataset / name / "records.json"))
+        (tokens[name],) = rebuild(about, place)([path])
+    return Record("given", tokens)
+
+
+def _judged(
+    model: RecordModel, detector: RecordDetector, held_out: tuple[np.ndarray, float], shown: str, record: Record, threshold: Threshold
+) -> RecordVerdict:
+    """`score > threshold` is anomalous, as everywhere."""
+    import numpy as np
+
+    from stages.metrics.calibration import probability
+
+    widths = {name: tokens.values.shape[1] for name, tokens in record.modalities.items()}
+    records = packed([record], widths)
+    score = float(detector.score(records)[0])
+    (normal, nothing_known), temperature = held_out, model.temperature()
+    margin = None if threshold.value is None else score - threshold.value
+    present = [name for name in detector.widths if name in record.modalities]
+    return RecordVerdict(
+        record=shown,
+        dataset=model.dataset,
+        model=model.name,
+        score=score,
+        probability=None if temperature is None else float(probability(score, temperature)),
+        percentile=100 * float(np.mean(normal <= score)) if len(normal) else None,
+        normal_records=len(normal),
+        threshold=threshold.value,
+        verdict="unknown" if margin is None else "anomalous" if margin > 0 else "normal",
+        margin=margin,
+        present=present,
+        missing=[name for name in detector.widths if name not in record.modalities],
+        contributions=_contributions(detector, records, present, nothing_known),
+        nothing_known=nothing_known,
+        warnings=[],
+    )
+
+
+def _contributions(detector: RecordDetector, records: Records, present: Sequence[str], nothing_known: float) -> dict[str, float] | None:
+    """Shapley values over the modalities that are present; None where there are too many to score every subset of them."""
+    from stages.metrics.shapley import MOST_PLAYERS, coalitions, shapley
+
+    if len(present) > MOST_PLAYERS:
+        return None
+    subsets = [subset for subset in coalitions(present) if subset]
+    every = records.take([0] * len(subsets))
+    tokens = {}
+    for name, ragged in every.tokens.items():
+        there = [place for place, subset in enumerate(subsets) if name in subset]
+        tokens[name] = _only_at(ragged, there)
+    scores = detector.score(every._replace(tokens=tokens)).tolist()
+    values = shapley({frozenset(): nothing_known, **dict(zip(subsets, scores, strict=True))}, present)[0]
+    return dict(zip(present, values.tolist(), strict=True))
+
+
+def _only_at(ragged: Ragged, places: Sequence[int]) -> Ragged:
+    """The tokens of these records; the others have none."""
+    import torch
+
+    kept = torch.zeros(len(ragged.lengths), dtype=torch.bool)
+    kept[list(places)] = True
+    lengths = ragged.lengths * kept
+    rows = torch.repeat_interleave(kept, ragged.lengths)
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    return Ragged(ragged.values[rows], ragged.time[rows], offsets)
+
+
+def _unreadable(model: RecordModel, shown: str, error: Exception) -> RecordVerdict:
+    nothing = dict.fromkeys(RecordVerdict._fields)
+    about = {"record": shown, "dataset": model.dataset, "model": model.name, "normal_records": 0, "present": [], "missing": []}
+    return RecordVerdict(**nothing | about | {"verdict": UNREADABLE, "warnings": [str(error)]})
+
+
+def head(model: RecordModel, threshold: Threshold) -> str:
+    """Which model speaks, and what its threshold promises."""
+    from stages.metrics.thresholds_text import promise_text
+
+    if threshold.value is None:
+        return f"{model.name} on {model.dataset}; no threshold: {threshold.reason}"
+    promise = f", {promise_text(threshold).replace('good parts', 'normal records')}" if threshold.method == "conformal" else ""
+    note = f"\nnote: {threshold.note}" if threshold.note else ""
+    return f"{model.name} on {model.dataset}; threshold {threshold.value:.4g} ({threshold.method}){promise}{note}"
+
+
+def render(verdict: RecordVerdict) -> str:
+    """A few lines for a terminal."""
+    if verdict.score is None:
+        return f"{verdict.record}: {verdict.verdict}. {verdict.warnings[0]}"
+    sure = "" if verdict.probability is None else f", probability {verdict.probability:.3f}"
+    among = "no held-out normal records to compare with"
+    if verdict.percentile is not None:
+        among = f"as high as or higher than {verdict.percentile:.0f} % of {verdict.normal_records} held-out normal records"
+    lines = [f"{verdict.record}: {verdict.verdict}", f"  score {verdict.score:.4g}{sure}, {among}"]
+    if verdict.margin is not None:
+        lines.append(f"  threshold {verdict.threshold:.4g}, margin {verdict.margin:+.4g}")
+    if verdict.contributions is not None:
+        said = ", ".join(f"{name} {value:+.3g}" for name, value in sorted(verdict.contributions.items(), key=lambda one: -abs(one[1])))
+        lines.append(f"  {said}: what each added to {verdict.nothing_known:.3g}, the score of a record of which nothing is known")
+    return "\n".join([*lines, *([f"  missing: {', '.join(verdict.missing)}"] if verdict.missing else [])])

@@ -1,0 +1,220 @@
+"""What the report page says of one data set of records, as plain data: verdict, table, charts, the worst cases with what each modality said.
+
+The model that is shown in detail is the one that is recommended, as its first seed sees the test records, at the threshold that held-out normal records
+gave it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages import io
+from stages.datasets.images import UnreadableImage, read_image
+from stages.datasets.samples import root_of
+from stages.params import Params
+from stages.plots import page, record_charts
+from stages.serving.leaderboard import Row, cell, columns
+from stages.serving.record_thresholds import first_threshold
+from stages.serving.verdict import recommended
+
+COMPARED = (
+    "perceiver-moe",
+    "no-modality-dropout",
+    "concat-mlp",
+)  # in the curve of missing modalities, beside the best, where they are there
+CASES = 2  # of the worst misses, and as many of the worst false alarms
+PICTURE = 256  # pixels of a side
+
+
+def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any]) -> dict[str, Any]:
+    """name: of the table. rows: of the leaderboard, ranked. result: by model, the contents of its metrics JSON."""
+    dataset, best = rows[0].dataset, recommended(rows)
+    about = io.read_json(Path("data", dataset, "dataset.json"))
+    judged = [row for row in rows if row.refused is None]
+    cases, experts = _cases(dataset, best) if best else [], _experts(judged)
+    drawn = _comparison(judged, best, result[best.model]["modalities"] if best else []) | (_detail(best) if best else {})
+    return {
+        "task": "records",
+        "unit": "record",
+        "name": name,
+        "rows": rows,
+        "columns": columns(rows),
+        "recommended": best.model if best else None,
+        "verdict": _verdict(best, judged),
+        "note": "Controls know nothing of what a record shows: presence sees only which modalities are there.",
+        "seeds": {row.model: result[row.model].get("seeds", []) for row in rows},
+        "charts": drawn
+        | ({"experts": experts.pop("chart")} if experts else {})
+        | {f"case:{place}": case.pop("chart") for place, case in enumerate(cases)},
+        "cases": cases,
+        "experts": experts,
+        "temperature": _temperature(best) if best else None,
+        "curves": {},
+        "detail": [],
+        "data": _data(dataset, about),
+        "warnings": [f"{problem['code']} {problem['path']}: {problem['what']}" for problem in about["problems"]],
+    }
+
+
+def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
+    if best is None:
+        return {"headline": "No model could be judged; the table says why.", "why": [], "tiles": []}
+    first, tied = judged[0], [row.model for row in judged if row.candidate and row.model != best.model]
+    why = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}."]
+    if best.model != first.model:
+        why.append(f"{first.model} ranks first, but the test records cannot tell the two apart, and {best.model} answers faster.")
+    elif tied:
+        why.append(f"Tied with {', '.join(tied)}: the test records cannot tell them apart.")
+    elif len(judged) > 1:
+        why.append("No other model is tied with it: each paired 95 % interval excludes zero.")
+    if presence := next((row for row in judged if row.model == "presence"), None):
+        why.append(f"Which modalities are there tells by itself {cell(presence.metrics['roc_auc'])}.")
+    tiles = []
+    for metric, text in (("recall", "of anomalous records found"), ("false_alarm_rate", "of normal records raise an alarm")):
+        if (value := best.metrics.get(metric, {}).get("value")) is not None:
+            tiles.append((f"{100 * value:.0f} %", text))
+    if (value := best.metrics.get("missing_auc", {}).get("value")) is not None:
+        tiles.append((f"{value:.3f}".removeprefix("0"), "ROC AUC on average as modalities vanish"))
+    if best.latency_ms is not None:
+        tiles.append((f"{best.latency_ms:.1f} ms", "a record, from its tokens"))
+    return {"headline": f"Take {best.model}", "why": why, "tiles": tiles}
+
+
+def _comparison(judged: Sequence[Row], best: Row | None, modalities: Sequence[str]) -> dict[str, Any]:
+    """All models side by side: interval, modalities missing, faults."""
+    known = [{"model": row.model, "kind": row.kind, "low": None, "high": None, **row.metrics["roc_auc"]} for row in judged]
+    drawn: dict[str, Any] = {"quality": record_charts.ranking(known)} if any(one["value"] is not None for one in known) else {}
+    faults = [{"model": row.model, **one} for row in judged for one in _table(row.folder / "faults.csv")]
+    if len({one["fault"] for one in faults if one["roc_auc"] is not None}) > 1:
+        drawn["faults"] = record_charts.by_fault(faults, [row.model for row in judged])
+    wanted = dict.fromkeys([best.model, *COMPARED] if best else COMPARED)
+    named = {row.model: rows for model in wanted for row in judged if row.model == model and (rows := _table(row.folder / "subsets.csv"))}
+    points = [{"model": model, "present": one["modalities"].count("+") + 1, **one} for model, rows in named.items() for one in rows]
+    if max((one["present"] for one in points), default=0) > 1:
+        drawn["missing"] = record_charts.missing(points, list(named))
+    if best and len(named.get(best.model, ())) > 1:
+        drawn["subsets"] = record_charts.subsets(named[best.model], modalities)
+    return drawn
+
+
+def _detail(best: Row) -> dict[str, Any]:
+    """The recommended model by itself: whether its probabilities are right, and what each modality adds."""
+    drawn = {}
+    if stored := _stored(best, "calibration.json"):
+        drawn["reliability"] = record_charts.reliability(_bins(stored["before"]), _bins(stored["after"] or {}))
+    if rows := _contributions(best):
+        anomalous = np.array([row["label"] == 1 for row in rows])
+        drawn["spreads"] = record_charts.spreads(
+            {name: np.array([row[name] for row in rows], dtype=float) for name in _modalities(rows)}, anomalous
+        )
+    return drawn
+
+
+def _cases(dataset: str, best: Row) -> list[dict[str, Any]]:
+    """The worst misses, then the worst false alarms, with what each modality added and a picture where there is one."""
+    rows, threshold = _contributions(best), first_threshold(best.folder).value
+    if threshold is None or not rows:
+        return []
+    media = {row["record_id"]: row for row in io.read_table(Path("data", dataset, "samples.parquet"))}
+    root, names = root_of(Path("data", dataset, "dataset.json")), _modalities(rows)
+    missed = sorted((row for row in rows if row["label"] == 1 and row["score"] <= threshold), key=lambda row: row["score"])[:CASES]
+    alarms = sorted((row for row in rows if row["label"] == 0 and row["score"] > threshold), key=lambda row: -row["score"])[:CASES]
+    cases = []
+    for outcome, row in [*(("missed", row) for row in missed), *(("false alarm", row) for row in alarms)]:
+        own = media[row["record_id"]]
+        added = {name: None if own.get(f"{name}_path", "") is None else row[name] for name in names}
+        cases.append({
+            "record_id": row["record_id"],
+            "outcome": outcome,
+            "fault": (own["fault"] or "").replace("_", " "),
+            "margin": row["score"] - threshold,
+            "sum": sum(value or 0.0 for value in added.values()),
+            "picture": _picture(root, own.get("image_path")),
+            "chart": record_charts.contribution(added),
+        })  # fmt: skip
+    return cases
+
+
+def _picture(root: Path, path: str | None) -> str | None:
+    """A small JPEG as a data URI; None where the record has no picture, or one that cannot be read now."""
+    if not path:
+        return None
+    try:
+        return page.thumbnail(read_image(root / path), PICTURE)
+    except (UnreadableImage, OSError):
+        return None
+
+
+def _experts(judged: Sequence[Row]) -> dict[str, Any]:
+    """Of the first model that has experts: its name, the chart of their use, and a sentence on what their choice has to do with what a record is."""
+    found = ((row, (_stored(row, "experts.json") or {}).get("layers")) for row in judged)
+    row, layers = next(((row, layers) for row, layers in found if layers), (None, []))
+    if row is None:
+        return {}
+    names = list(layers[0]["information"]["present"])
+    told = {name: np.mean([layer["information"]["present"][name] for layer in layers]) for name in names}
+    most = max(names, key=lambda name: told[name])
+    even, known = (np.mean([one["entropy"] for one in layers]), np.mean([one["information"]["class"] for one in layers]))
+    text = (
+        f"How often each expert is a latent's first choice. Evenness (entropy over its highest) is {even:.2f}. The choice tells {known:.3f} nats of the"
+        f" label, and of no modality's presence more than the {told[most]:.3f} nats of {most}."
+    )
+    return {"model": row.model, "said": text, "chart": record_charts.experts([layer["first_choice"] for layer in layers])}
+
+
+def _temperature(best: Row) -> float | None:
+    return (_stored(best, "calibration.json") or {}).get("temperature")
+
+
+def _bins(stored: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Columns of calibration.json as rows; none where no temperature could be fitted."""
+    names = ("predicted", "observed", "records")
+    return [
+        dict(zip(names, one, strict=True))
+        for one in zip(*(stored.get(name, ()) for name in ("predicted", "observed", "count")), strict=True)
+    ]
+
+
+def _stored(row: Row, name: str) -> dict[str, Any] | None:
+    path = row.folder / name
+    return io.read_json(path) if path.is_file() else None
+
+
+def _contributions(row: Row) -> list[dict[str, Any]]:
+    path = row.folder / "contributions.parquet"
+    return io.read_table(path) if path.is_file() else []
+
+
+def _modalities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [name for name in rows[0] if name not in ("record_id", "label", "score", "seed")]
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    """A CSV as evaluate wrote it: numbers are numbers, empty cells None."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(name: str, text: str) -> Any:
+    if name in ("fault", "modalities"):
+        return text
+    return float(text) if text else None
+
+
+def _data(dataset: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    samples = io.read_json(Path("data", dataset, "manifest.json"))["samples"]
+    names, counts = {0: "normal", 1: "anomalous"}, {}
+    for sample in samples:
+        split = counts.setdefault(sample["split"], {})
+        kind = names.get(sample["label"], "unlabelled")
+        split[kind] = split.get(kind, 0) + 1
+    said = {key: value for key, value in about["about"].items() if isinstance(value, str | int | float)}
+    stored = about["about"].get("modalities")  # of files of tokens, by name their widths
+    return {"about": {"modalities": ", ".join(stored or about["modalities"])} | said, "counts": counts}
