@@ -29,7 +29,6 @@ APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  #
 
 # Core packages that no file here imports, and why they are core.
 UNSEEN = {
-    "onnx": "torch's exporter imports it",
     "ruamel-yaml-clib": "the C parser inside ruamel.yaml",
     "torchvision": "timm needs the one that fits torch",
 }

@@ -60,7 +60,7 @@ def test_the_tree_names_every_room(readme, root):
 
 def test_every_command_exists(root):
     targets = re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE)
-    cli = (root / "stages/serving/cli.py").read_text()
+    cli = "".join(file.read_text() for file in (root / "stages/serving").glob("*.py"))
     for page in pages(root):
         code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", page.read_text(), re.DOTALL))
         assert set(re.findall(r"(?:^|`)make ([a-z-]+)", code, re.MULTILINE)) <= {*targets}, page
