@@ -33,8 +33,9 @@ def media(tmp_path, monkeypatch):
         write_film(tmp_path / "raw" / f"{name}.mp4", [0, 50, 100])
         write_wave(tmp_path / "raw" / f"{name}.wav", [tone(300 * (number + 1), 1.6)])
         (tmp_path / "raw" / f"{name}.csv").write_text("force\n" + "\n".join(str(value) for value in range(64)))
+        label = "unknown" if name == "c" else number
         film = "" if name == "b" else f"{name}.mp4"
-        rows.append(f"{name},{number % 2},shift-{number},{'test' if name == 'c' else ''},{name}.png,{film},{name}.wav,{name}.csv")
+        rows.append(f"{name},{label},shift-{number},{'test' if name == 'c' else ''},{name}.png,{film},{name}.wav,{name}.csv")
     (tmp_path / "raw" / "table.csv").write_text("\n".join(rows))
     return tmp_path
 
@@ -58,7 +59,7 @@ def test_series_in_their_schema_and_the_list_keeps_what_the_files_cannot(media):
     assert content["embeddings"].shape == (2, 14) and content["labels"] == 1 and content["filename"] == "b"
     found = listing(media / "out" / "records.json")
     assert [(one.path, one.label, one.group, one.split) for one in found.items] == [
-        ("a.pt", 0, "shift-0", None), ("b.pt", 1, "shift-1", None), ("c.pt", 0, "shift-2", "test")
+        ("a.pt", 0, "shift-0", None), ("b.pt", 1, "shift-1", None), ("c.pt", None, "shift-2", "test")
     ]  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def test_general_files_hold_every_modality_with_times_and_are_read_back(media):
     embed.write("raw/table.csv", media / "out")
     record = read_record(media / "out" / "c.pt").record
     assert set(record.modalities) == {"image", "video", "audio", "series"} and record.group == "shift-2" and record.split == "test"
-    assert record.modalities["video"].time.tolist() == [0, 0.5, 1]
+    assert record.label == -1 and record.modalities["video"].time.tolist() == [0, 0.5, 1]
 
 
 def test_pairs_of_pictures_and_words(media, monkeypatch):

@@ -43,6 +43,7 @@ def test_the_network_is_given_quantised_levels_of_64_bands(echo):
     silent, loud = echo.encode([Sound(np.zeros(32000, np.float32), 16000), Sound(tone(1000, 2.0).astype(np.float32), 16000)])
     expected = max(round(np.log(0.001) / yamnet.SCALE + yamnet.ZERO), 0)
     assert silent.values.shape == (4, 1024) and (silent.values == expected).all()
+    assert 200 < loud.values.max() <= 255, "a magnitude of about 50, whose logarithm is 3.9, lies 81 steps above zero"
     band = int(loud.values[0].view(16, 64).mean(0).argmax())
     edges = np.linspace(*(2595 * np.log10(1 + np.array([125, 7500]) / 700)), 66)
     assert edges[band] < 2595 * np.log10(1 + 1000 / 700) < edges[band + 2]
