@@ -61,8 +61,8 @@ def of_project(project: Path, dataset: str) -> Splits:
     return Splits(sets[0], sets[1], sets[2].whole(), [str(row["group"]) for row in chosen["test"]])
 
 
-def made_up(count: int, missing: float = 0.15, strength: float = 0.9) -> Splits:
-    """Four kinds of fault, each visible in two modalities, and normal records of two operating states that move the same dimensions.
+def made_up(count: int, missing: float = 0.15, strength: float = 0.8) -> Splits:
+    """Four kinds of fault, each visible in two modalities, and two operating states in which faults show more or less.
 
     Groups of ten records share an offset. Half train, a fifth validation, the rest test, by group.
     """
@@ -81,7 +81,7 @@ def made_up(count: int, missing: float = 0.15, strength: float = 0.9) -> Splits:
         for name, absent in zip(WIDTHS, gone.tolist()):
             length = int(torch.randint(2, 12, (), generator=draw))
             values = torch.randn(length, WIDTHS[name], generator=draw) + shift[name] + state * ways["state", name]
-            seen = label * strength * state if name in FAULTS[fault] else 0.0  # a fault moves one way in one state and the other in the other
+            seen = label * strength * (1.25 + 0.75 * state) if name in FAULTS[fault] else 0.0  # a fault shows four times as much in one state as in the other
             if not absent:
                 modalities[name] = Tokens(values + seen * ways[fault, name], torch.linspace(0, 1, length))
         found.append(Record(f"r{number:05d}", modalities, label, f"g{number // 10}", fault if label else ""))
@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--project", type=Path, help="folder of a project; without it, records are made up")
     parser.add_argument("--dataset", default="station")
     parser.add_argument("--records", type=int, default=800, help="how many records are made up")
+    parser.add_argument("--missing", type=float, default=0.15, help="share of modalities that made-up records lack")
+    parser.add_argument("--strength", type=float, default=0.8, help="how far a fault moves a token of a made-up record")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--options", nargs="*", default=[], metavar="NAME=VALUE")
@@ -131,7 +133,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     options = SMALL | {name: json.loads(value) for name, value in (one.split("=", 1) for one in given.options)}
-    splits = of_project(given.project, given.dataset) if given.project else made_up(given.records)
+    splits = of_project(given.project, given.dataset) if given.project else made_up(given.records, given.missing, given.strength)
     found: dict[str, list[dict[str, np.ndarray]]] = {}
     for variant, seed in itertools.product(given.variants, given.seeds):
         model = PerceiverMoE(**{**options, **VARIANTS[variant]}).fit(splits.train, splits.val, Run(seed=seed, quiet=True))

@@ -7,6 +7,7 @@ draws its media into data/<dataset>/media/. Every file is hashed here, so that c
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def main(dataset: str) -> int:
     return OK
 
 
-def _write_table(path: Path, modalities: tuple[str, ...], checked: CheckedRecords) -> None:
+def _write_table(path: Path, modalities: Sequence[str], checked: CheckedRecords) -> None:
     import pyarrow
 
     columns: dict[str, list[Any]] = {

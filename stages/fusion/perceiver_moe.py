@@ -24,7 +24,6 @@ from stages.fusion.perceiver import learning, usage
 from stages.fusion.perceiver.experts import Gate
 from stages.fusion.perceiver.trunk import Network, Shape
 from stages.seed import derive
-from stages.types import NotFitted
 
 if TYPE_CHECKING:
     from stages.training import Run
@@ -119,7 +118,7 @@ class PerceiverMoE(RecordDetector):
     def forward(self, records: Records) -> PerceiverMoEOutput:
         """Everything that is known of these records, on their own device. Raises WrongRecords as `score` does."""
         given = records.label.device
-        reading = self.network(self.fitting(records).to(self.log_weight.device).tokens) if self.network else self._unfitted()
+        reading = self.network(self.fitting(records).to(self.log_weight.device).tokens)
         logits = (reading.logit - self.log_weight).to(given)
         rest = (one.to(given) for one in (reading.gates, reading.attention, reading.latents))
         return PerceiverMoEOutput(logits, logits.sigmoid(), logits, *rest)
@@ -159,9 +158,6 @@ class PerceiverMoE(RecordDetector):
             return row
 
         return measure
-
-    def _unfitted(self) -> Any:
-        raise NotFitted("PerceiverMoE has learnt nothing yet: call fit(train, val, run), or open(widths) and load_state_dict, first")
 
 
 def _labelled(val: RecordSet) -> Records | None:

@@ -30,7 +30,7 @@ def planned(**changed) -> station.Plan:
 
 def scene(trace: dict[str, float], number: int = 0, programme: int = 0, level: dict[str, int] | None = None) -> process.Scene:
     shift = process.draw_shifts(0, 6)[number % 6]
-    usual = dict.fromkeys(KINDS, 0.7)
+    usual = dict.fromkeys(KINDS, 0.4)
     return process.Scene(0, number, shift, programme, 0.5, 0.3, 0.4, usual | trace, dict.fromkeys(KINDS, 0) | (level or {}))
 
 
@@ -196,7 +196,7 @@ RENDER = {"image": picture.draw_picture, "video": film.draw_film, "audio": sound
 def test_a_stronger_fault_is_drawn_stronger(kind, name):
     """With the same nuisance, what a graver fault leaves is farther from a sound part; in deviations of its channel, where there are several."""
     number = KINDS.index(kind)
-    drawn = [RENDER[name](scene({kind: trace}, number)).astype(np.float64) for trace in (0.7, 3.0, 6.0)]
+    drawn = [RENDER[name](scene({kind: trace}, number)).astype(np.float64) for trace in (0.4, 2.0, 4.0)]
     unit = drawn[0].std(0) if name == "series" else drawn[0].std()
     near, far = (np.sqrt((((one - drawn[0]) / unit) ** 2).mean()) for one in drawn[1:])
     assert far > near > 0.03
@@ -207,7 +207,7 @@ def test_what_a_medium_cannot_see_leaves_no_trace_in_it():
     for name in ("video", "audio", "series"):
         for kind in KINDS:
             if name not in evidence.COMPLEMENTARY[kind]:
-                one, other = (RENDER[name](scene({kind: trace}, 3)) for trace in (0.7, 6.0))
+                one, other = (RENDER[name](scene({kind: trace}, 3)) for trace in (0.4, 4.0))
                 assert np.array_equal(one, other), (kind, name)
 
 
@@ -246,3 +246,15 @@ def test_options_out_of_range_are_refused_by_name(tmp_path: Path, options, messa
     with pytest.raises(DataError, match=message):
         station.read_records(tmp_path, tmp_path, **TINY | options)
     assert not any(tmp_path.iterdir())
+
+
+def test_the_page_says_what_the_code_knows(root):
+    """docs/station.md: the table of visibility and the AUROC of each preset."""
+    text = (root / "docs/station.md").read_text()
+    lines = [[cell.strip().strip("`") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    for kind in KINDS:
+        cells = next(cells for cells in lines if cells[0].split("`")[0] == kind)[1:]
+        assert [float(cell or 0) for cell in cells] == [evidence.COMPLEMENTARY[kind].get(name, 0) for name in MODALITIES]
+    for preset in evidence.PRESETS:
+        cells = next(cells for cells in lines if cells[0] == preset)[1:]
+        assert [float(cell) for cell in cells] == [round(value, 3) for value in evidence.population_auroc(preset).values()]

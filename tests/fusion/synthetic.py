@@ -3,6 +3,8 @@
 Where a modality looks to show a fault is drawn from its name and not from the seed, so that records of two seeds are train and test of one world.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -72,6 +74,7 @@ def _modalities(
     return found
 
 
+@cache
 def _axes(name: str, width: int) -> np.ndarray:
     """(3, width) unit vectors of one modality: the first is what a fault adds, two carry the state of the record."""
     axes = numpy_generator(0, "axes", name).standard_normal((3, width))

@@ -12,6 +12,7 @@ from stages.fusion.perceiver.learning import Source, Trainee, auroc, optimiser
 from stages.fusion.perceiver.tokens import without
 from stages.fusion.perceiver_moe import PerceiverMoE
 from stages.training import Run
+from stages.types import NotFitted
 from tests.fusion.perceiver.made_records import SMALL, WIDTHS, drawn
 
 SUBSETS = [subset for count in range(1, 6) for subset in itertools.combinations(WIDTHS, count)]
@@ -100,7 +101,9 @@ def test_every_expert_is_taught_within_fifty_steps():
 
 def test_sixteen_records_can_be_learnt_by_heart():
     noise = drawn(16, strength=0.0)
-    model = PerceiverMoE(**{**SMALL, "modality_dropout": 0.0, "dropout": 0.0, "steps": 80, "epochs": 80, "learning_rate": 5e-3, "patience": None})
+    model = PerceiverMoE(
+        **{**SMALL, "modality_dropout": 0.0, "dropout": 0.0, "steps": 80, "epochs": 80, "learning_rate": 5e-3, "patience": None}
+    )
     model.fit(noise, noise.take([]), run())
     assert ((model.score(noise) > 0).int() == noise.label).all()
 
@@ -159,6 +162,11 @@ def test_each_epoch_is_told_with_the_model_that_would_be_kept():
     hearing = run(heard=lambda row: told.append((row["epoch"], row["val_auroc"], auroc(model.score(val), val.label))))
     model.fit(drawn(40), val, hearing)
     assert [epoch for epoch, _, _ in told] == [0, 1, 2] and all(seen == measured for _, seen, measured in told)
+
+
+def test_what_has_learnt_nothing_says_so():
+    with pytest.raises(NotFitted, match="has learnt nothing yet"):
+        PerceiverMoE(**SMALL)(drawn(2))
 
 
 def test_the_units_of_a_dimension_do_not_count():

@@ -92,9 +92,9 @@ def test_what_was_stopped_goes_on_and_ends_as_if_it_had_not(folder, tmp_path, mo
 
     def stopped(self, row):
         heard.append(row["epoch"])
-        if len(heard) == 3:
-            raise KeyboardInterrupt
         told(self, row)
+        if len(heard) == 3:  # it is in the log, and not in what the training goes on from
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(record_trial.Watcher, "__call__", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -150,20 +150,29 @@ def test_flags_that_do_not_fit_say_what_would(assay, arguments, words):
     assert code == 1 and words in err and "Traceback" not in err
 
 
-def test_whole_groups_and_copies_stay_on_one_side(tmp_path):
-    write_pairs(tmp_path / "files")
-    for place in range(48):  # eight shifts, and a copy of a file under another name
-        content = torch.load(tmp_path / "files" / f"{place:03d}.pt", weights_only=True)
-        torch.save({**content, "group": f"shift{place // 6}"}, tmp_path / "files" / f"{place:03d}.pt")
-    (tmp_path / "files" / "copy.pt").write_bytes((tmp_path / "files" / "000.pt").read_bytes())
-    gathered = record_trial.gather(tmp_path / "files", "auto", False, lambda text: None)
+def lists_of(folder):
+    """Record id -> list, and the rule of the groups."""
+    gathered = record_trial.gather(folder, "auto", False, lambda text: None)
     lists, _ = record_trial.split(gathered, 0)
-    owner = {}
-    for name, positions in lists.items():
-        for at in positions:
-            record = gathered.records[at]
-            assert owner.setdefault(record.group, name) == name
-    assert gathered.grouping == "said" and len(owner) == 8 and sum(map(len, lists.values())) == 49
+    return {gathered.records[at].record_id: name for name, positions in lists.items() for at in positions}, gathered.grouping
+
+
+def test_whole_groups_stay_in_one_list(tmp_path):
+    write_pairs(tmp_path / "files")
+    for place in range(48):
+        path = tmp_path / "files" / f"{place:03d}.pt"
+        torch.save({**torch.load(path, weights_only=True), "group": f"shift{place // 6}"}, path)
+    lists, rule = lists_of(tmp_path / "files")
+    assert rule == "said" and len(lists) == 48 and set(lists.values()) == {"train", "val", "test"}
+    assert all(len({lists[f"{place:03d}"] for place in range(first, first + 6)}) == 1 for first in range(0, 48, 6))
+
+
+def test_copies_of_a_file_stay_in_its_list(tmp_path):
+    write_pairs(tmp_path / "files", 24)
+    for place in range(24):
+        (tmp_path / "files" / f"copy{place:03d}.pt").write_bytes((tmp_path / "files" / f"{place:03d}.pt").read_bytes())
+    lists, rule = lists_of(tmp_path / "files")
+    assert rule == "file" and all(lists[f"{place:03d}"] == lists[f"copy{place:03d}"] for place in range(24))
 
 
 def test_a_checkpoint_holds_all_that_it_takes(folder):

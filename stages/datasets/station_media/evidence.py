@@ -24,7 +24,7 @@ from stages.seed import numpy_generator
 Array = np.ndarray[Any, np.dtype[Any]]
 
 KINDS = ("crack", "burn", "chatter", "bearing", "coolant", "tool", "wobble", "burr")
-GRADES = (3.0, 4.5, 6.0)  # in deviations of a sound part, at full visibility
+GRADES = (3.5, 5.0, 6.5)  # in deviations of a sound part, at full visibility
 MENTIONS = (2.1, 3.1)  # where a note becomes hesitant, and where plain
 POPULATION = 20_000  # records that a table alone is drawn for, to know an AUROC of the population
 

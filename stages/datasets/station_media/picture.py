@@ -24,11 +24,11 @@ def draw_picture(scene: Scene, size: int = 160) -> Array:
     y, x = np.meshgrid(*((np.linspace(-1, 1, size) - shift).astype(np.float32) for shift in centre), indexing="ij")
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
 
-    rim = FACE + 0.0045 * trace["bearing"] * np.sin(5 * (angle - turn))  # a worn bearing leaves a rim with five lobes
-    off = 0.018 * trace["wobble"]
+    rim = FACE + 0.006 * trace["bearing"] * np.sin(5 * (angle - turn))  # a worn bearing leaves a rim with five lobes
+    off = 0.022 * trace["wobble"]
     bore = np.hypot(x - off * math.cos(turn * 3), y - off * math.sin(turn * 3))
     light = _lathe(scene, radius, angle, draw)
-    light += 0.035 * trace["chatter"] * np.sin(42 * (angle - turn) + 26 * radius) * (radius > 0.42)
+    light += 0.045 * trace["chatter"] * np.sin(42 * (angle - turn) + 26 * radius) * (radius > 0.42)
     light += _stains(trace["coolant"], size, draw)
     light += _gouge(trace["tool"], radius, angle, draw)
     light += _decoys(size, draw)
@@ -72,35 +72,35 @@ def _crack(trace: float, turn: float, size: int, centre: Array, draw: np.random.
     """A dark jagged line that starts at a hole and branches when it is long; a hair on a sound part."""
     at = turn + int(draw.integers(6)) * np.pi / 3
     point = np.array([HOLES * np.cos(at), HOLES * np.sin(at)])
-    heading, step = at + draw.normal(np.pi * int(draw.integers(2)), 0.8), 0.035
-    length = 0.03 + 0.075 * trace
+    heading, step = at + draw.normal(np.pi * (int(draw.integers(2)) - 0.5), 0.5), 0.035
+    length = 0.03 + 0.14 * trace
     canvas = Image.new("L", (2 * size, 2 * size))
     pen, points = ImageDraw.Draw(canvas), [point + HOLE * np.array([np.cos(heading), np.sin(heading)])]
     for _ in range(max(int(length / step), 1)):
-        heading += draw.normal(0, 0.45)
+        heading += draw.normal(0, 0.4)
         points.append(points[-1] + step * np.array([np.cos(heading), np.sin(heading)]))
     path = [tuple(((one + centre + 1) * size).tolist()) for one in points]
-    pen.line(path, fill=255, width=2 + int(trace > 2.2), joint="curve")
+    pen.line(path, fill=255, width=2 + min(int(trace), 3), joint="curve")
     if len(path) > 7:
         fork = heading + 0.9
-        branch = [points[4] + number * step * np.array([np.cos(fork), np.sin(fork)]) for number in range(len(path) - 5)]
+        branch = [points[4] + number * step * np.array([np.cos(fork), np.sin(fork)]) for number in range(min(len(path) - 5, 9))]
         pen.line([tuple(((one + centre + 1) * size).tolist()) for one in branch], fill=220, width=2)
     dark = np.asarray(canvas.filter(ImageFilter.GaussianBlur(0.8)).resize((size, size), Image.Resampling.BOX), np.float32)
-    return dark / 255 * min(0.35 + 0.2 * trace, 1)
+    return dark / 255 * min(0.4 + 0.25 * trace, 1)
 
 
 def _heat(trace: float, radius: Array, angle: Array, draw: np.random.Generator) -> Array:
     """(H, W, 3) factor: straw to blue where the face ran hot."""
     spot = np.cos(angle - draw.uniform(0, 2 * np.pi)) - 1
-    patch = np.exp(spot / 0.35) * np.exp(-(((radius - draw.uniform(0.55, 0.75)) / 0.22) ** 2))
-    share = np.clip(0.17 * trace * patch, 0, 0.95)[..., None]
+    patch = np.exp(spot / 0.6) * np.exp(-(((radius - draw.uniform(0.55, 0.7)) / 0.26) ** 2))
+    share = np.clip(0.3 * trace * patch, 0, 0.95)[..., None]
     return 1 - np.minimum(share * 2, 1) * (1 - STRAW) - np.clip(share * 2 - 0.7, 0, 1) * (STRAW - BURNT)
 
 
 def _stains(trace: float, size: int, draw: np.random.Generator) -> Array:
     """Pale blots where coolant dried."""
     field = np.asarray(Image.fromarray(draw.standard_normal((9, 9), np.float32)).resize((size, size), Image.Resampling.BICUBIC))
-    return 0.16 * _soft((field - (1.9 - 0.28 * trace)) * 4)
+    return 0.16 * _soft((field - (2.0 - 0.36 * trace)) * 4)
 
 
 def _gouge(trace: float, radius: Array, angle: Array, draw: np.random.Generator) -> Array:
@@ -128,6 +128,6 @@ def _decoys(size: int, draw: np.random.Generator) -> Array:
 def _burr(trace: float, bore: Array, holes: Array, angle: Array, draw: np.random.Generator) -> Array:
     """Bright teeth along the bore and the holes."""
     teeth = np.interp((angle + np.pi) * 14, np.arange(90), np.maximum(draw.normal(0.3, 1, 90), 0)).astype(np.float32)
-    reach = 0.006 + 0.011 * trace * teeth
+    reach = 0.005 + 0.015 * trace * teeth
     ring = np.clip(1 - np.abs(bore - BORE) / reach, 0, 1) + np.clip(1 - np.abs(holes - HOLE) / (0.6 * reach), 0, 1)
     return 0.45 * min(trace / 2.5, 1) * ring

@@ -48,7 +48,7 @@ class Scene(NamedTuple):
     heat: float  # 0..1
     trace: Mapping[
         str, float
-    ]  # kind of fault -> how much of it is to be seen in this medium; about .8 on a sound part, 3 to 6 on a bad one
+    ]  # kind of fault -> how much of it is to be seen in this medium; about .4 on a sound part, 2 to 5 on a bad one
     level: Mapping[str, int]  # kind of fault -> 0, 1 or 2: mentioned not, with hesitation, plainly
 
     def draw(self, purpose: str) -> np.random.Generator:
@@ -141,4 +141,4 @@ def fixed_split(seed: int, shifts: int) -> list[str]:
 
 def traces(x: Any) -> dict[str, float]:
     """(K,) numbers of one medium to what is rendered: always some, growing with x."""
-    return dict(zip(KINDS, np.logaddexp(0, x).tolist(), strict=True))
+    return dict(zip(KINDS, np.logaddexp(0, x - 1).tolist(), strict=True))

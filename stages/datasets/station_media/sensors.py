@@ -25,16 +25,16 @@ def draw_sensors(scene: Scene, rows: int = 200) -> Array:
     slow = lfilter([0.1], [1, -0.9], draw.standard_normal((rows, 2)), axis=0)
 
     turn = 2 * np.pi * draw.uniform(0.62, 0.78) * time + draw.uniform(0, 6)  # the slow beat of chuck and feed
-    sway = 1.5 * trace["wobble"] * np.sin(turn) * cut
+    sway = 2 * trace["wobble"] * np.sin(turn) * cut
     bursts = _bursts(rows, draw)
     rpm = SPEEDS[scene.programme] * (1 - 0.02 * scene.load * cut) - 0.6 * sway + 2.5 * noise[:, 0]
     force = 40 + cut * (110 + 90 * scene.load + 30 * scene.wear) * (1 + 0.05 * slow[:, 0]) + sway + 3 * noise[:, 1]
-    force += cut * 2.2 * trace["chatter"] * bursts * draw.standard_normal(rows)
+    force += cut * 2.6 * trace["chatter"] * bursts * draw.standard_normal(rows)
     current = 2.2 + cut * (2.5 + 3 * scene.load + scene.wear) * (1 + 0.03 * slow[:, 1]) + 0.08 * noise[:, 2] + 0.012 * sway
     vibration = 0.6 + cut * (0.5 + 0.5 * scene.load + 0.4 * scene.wear) + 0.09 * np.abs(noise[:, 3])
-    vibration += cut * 0.14 * trace["chatter"] * bursts + _shocks(trace["bearing"], rows, draw)
-    heat = 10 * scene.heat + cut * (1.0 + 1.6 * max(trace["burn"], 0)) * (0.6 + _ramp(np.arange(rows), draw.uniform(0.4, 0.6) * rows, 8))
-    flow = 7.5 - 0.4 * scene.load + 0.1 * noise[:, 5] - 0.5 * trace["coolant"] * _sag(rows, draw)
+    vibration += cut * 0.17 * trace["chatter"] * bursts + _shocks(trace["bearing"], rows, draw)
+    heat = 10 * scene.heat + cut * (1.0 + 2 * trace["burn"]) * (0.6 + _ramp(np.arange(rows), draw.uniform(0.4, 0.6) * rows, 8))
+    flow = 7.5 - 0.4 * scene.load + 0.1 * noise[:, 5] - 0.6 * trace["coolant"] * _sag(rows, draw)
     heat += cut * 0.8 * trace["coolant"]
     temperature = 24 + lfilter([0.06], [1, -0.94], heat) + 0.1 * noise[:, 4]
     values = np.stack([rpm, current, force, vibration, temperature, flow], 1)
@@ -53,7 +53,7 @@ def _bursts(rows: int, draw: np.random.Generator) -> Array:
 
 def _shocks(trace: float, rows: int, draw: np.random.Generator) -> Array:
     """(rows,) single readings that stand out, some of them also where all is well."""
-    return 0.22 * trace * (draw.random(rows) < 0.12) * draw.exponential(1.0, rows)
+    return 0.28 * trace * (draw.random(rows) < 0.12) * draw.exponential(1.0, rows)
 
 
 def _sag(rows: int, draw: np.random.Generator) -> Array:

@@ -52,7 +52,7 @@ def _chatter(trace: float, phase: Array, time: Array, draw: np.random.Generator)
     """A howl near 1.2 kHz that swells with each turn."""
     tone = 2 * np.pi * draw.uniform(1050, 1350) * time + 2 * np.sin(2 * np.pi * draw.uniform(2, 5) * time)
     swell = 1 + 0.8 * np.sin(phase + draw.uniform(0, 6))
-    return 0.009 * trace * swell * (np.sin(tone) + 0.5 * np.sin(2 * tone + 0.4))
+    return 0.012 * trace * swell * (np.sin(tone) + 0.5 * np.sin(2 * tone + 0.4))
 
 
 def _knocks(trace: float, turns: float, count: int, draw: np.random.Generator) -> Array:
@@ -61,7 +61,7 @@ def _knocks(trace: float, turns: float, count: int, draw: np.random.Generator) -
     at = np.cumsum(every * (1 + 0.04 * draw.standard_normal(int(count / every) + 2)))
     at = at[at < count - 1].astype(np.int64)
     hits = np.zeros(count)
-    hits[at] = 0.035 * trace * np.exp(0.3 * draw.standard_normal(len(at)))
+    hits[at] = 0.04 * trace * np.exp(0.3 * draw.standard_normal(len(at)))
     tail = np.arange(240) / RATE
     return oaconvolve(hits, np.exp(-tail * 420) * np.sin(2 * np.pi * 3400 * tail))[:count].astype(np.float32)
 
@@ -71,7 +71,7 @@ def _bang(trace: float, time: Array, noise: Array, draw: np.random.Generator) ->
     since = time - draw.uniform(0.2, 0.75) * time[-1]
     after = since >= 0
     crack = np.exp(-np.maximum(since, 0) * 30) * (noise + np.sin(2 * np.pi * 640 * since))
-    return after * (0.045 * trace * crack + 0.004 * max(trace - 0.7, 0) * noise)
+    return after * (0.055 * trace * crack + 0.004 * max(trace - 0.4, 0) * noise)
 
 
 def _hall(time: Array, draw: np.random.Generator) -> Array:

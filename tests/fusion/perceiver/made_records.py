@@ -10,7 +10,9 @@ WIDTHS = {"text": 6, "image": 8, "video": 5, "audio": 7, "series": 4}
 SMALL = {"width": 16, "latents": 4, "heads": 2, "blocks": 2, "experts": 4, "hidden": 24, "batch_size": 16, "learning_rate": 3e-3}
 
 
-def drawn(count: int, seed: int = 0, missing: float = 0.2, strength: float = 1.5, most: int = 6, shows: tuple[str, ...] = tuple(WIDTHS)) -> Records:
+def drawn(
+    count: int, seed: int = 0, missing: float = 0.2, strength: float = 1.5, most: int = 6, shows: tuple[str, ...] = tuple(WIDTHS)
+) -> Records:
     """Half of them anomalous: all tokens of `shows` are then moved by `strength` in one direction. Every record has at least one modality."""
     draw, direction = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(99)
     ways = {name: torch.nn.functional.normalize(torch.randn(width, generator=direction), dim=0) for name, width in WIDTHS.items()}

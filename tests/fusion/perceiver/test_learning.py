@@ -60,7 +60,9 @@ def test_the_losses_by_hand():
     """Logits of 0 and log 3: cross-entropy log 2 for either label, and for label 1 -log(3/4)."""
     one = trainee(Objective(auxiliary=0.0))
     reading = one.live(drawn(2).tokens)._replace(logit=torch.tensor([0.0, math.log(3)]))
-    assert one.terms(reading, torch.tensor([0.0, 1.0]))["cross_entropy"].item() == pytest.approx((math.log(2) - math.log(0.75)) / 2, abs=1e-6)
+    assert one.terms(reading, torch.tensor([0.0, 1.0]))["cross_entropy"].item() == pytest.approx(
+        (math.log(2) - math.log(0.75)) / 2, abs=1e-6
+    )
 
 
 def test_anomalous_records_count_as_much_as_is_said():

@@ -62,7 +62,9 @@ def test_dimensions_are_standardised_by_what_was_learnt_from():
     tokeniser, records = Tokeniser(WIDTHS, 16, 256), drawn(50)
     tokeniser.standardise([records.take(range(20)), records.take(range(20, 50))])
     adapter, values = tokeniser.adapters["of_text"], records.tokens["text"].values
-    assert torch.allclose(adapter.centre, values.mean(0), atol=1e-5) and torch.allclose(adapter.scale, values.std(0, correction=0), atol=1e-5)
+    assert torch.allclose(adapter.centre, values.mean(0), atol=1e-5) and torch.allclose(
+        adapter.scale, values.std(0, correction=0), atol=1e-5
+    )
 
 
 def test_a_dimension_that_never_changes_does_not_blow_up():

@@ -18,7 +18,9 @@ def test_attention_is_that_of_torch():
     torch.manual_seed(0)
     ours, theirs = Attention(16, 2), torch.nn.MultiheadAttention(16, 2, batch_first=True)
     weight, bias = (torch.cat([getattr(part, name) for part in (ours.query, ours.key_value)]) for name in ("weight", "bias"))
-    theirs.load_state_dict({"in_proj_weight": weight, "in_proj_bias": bias, "out_proj.weight": ours.out.weight, "out_proj.bias": ours.out.bias})
+    theirs.load_state_dict(
+        {"in_proj_weight": weight, "in_proj_bias": bias, "out_proj.weight": ours.out.weight, "out_proj.bias": ours.out.bias}
+    )
     queries, tokens, mask = torch.randn(3, 4, 16), torch.randn(3, 7, 16), torch.arange(7) < torch.tensor([[7], [2], [5]])
     wanted, weights = theirs(queries, tokens, tokens, key_padding_mask=~mask)
     found = ours(queries, ours.key_value(tokens), mask)
@@ -75,7 +77,9 @@ def test_a_dense_network_is_as_large_as_the_mixture():
     assert abs(dense / mixture - 1) < 0.01
 
 
-@pytest.mark.parametrize(("wrong", "said"), [({"heads": 3}, "multiple of heads"), ({"top_k": 5}, r"top_k must be in 1\.\.4"), ({"latents": 0}, "latents")])
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"heads": 3}, "multiple of heads"), ({"top_k": 5}, r"top_k must be in 1\.\.4"), ({"latents": 0}, "latents")]
+)
 def test_sizes_that_do_not_go_together_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         SHAPE._replace(**wrong).check()

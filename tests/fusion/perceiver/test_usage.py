@@ -21,7 +21,9 @@ def test_information_is_all_where_the_trait_decides_and_none_where_it_does_not()
 
 
 def test_the_summary_counts_first_choices_and_reads_known_labels_alone():
-    gates = torch.tensor([[[0.7, 0.3], [0.6, 0.4]], [[0.2, 0.8], [0.1, 0.9]], [[0.9, 0.1], [0.9, 0.1]], [[0.9, 0.1], [0.2, 0.8]]])[None]  # (1, 4, 2, 2)
+    gates = torch.tensor([[[0.7, 0.3], [0.6, 0.4]], [[0.2, 0.8], [0.1, 0.9]], [[0.9, 0.1], [0.9, 0.1]], [[0.9, 0.1], [0.2, 0.8]]])[
+        None
+    ]  # (1, 4, 2, 2)
     present = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
     layer = summary(gates, present, ["image", "text"], torch.tensor([0, 1, 0, -1]))["layers"][0]
     assert layer["first_choice"] == pytest.approx([5 / 8, 3 / 8]) and layer["mean_gate"][0] == pytest.approx(4.5 / 8)
