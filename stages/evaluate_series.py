@@ -1,4 +1,4 @@
-"""Judge the detectors of signals of one run on the test steps: metrics with intervals, thresholds from held-out normal steps, tables per kind.
+"""Judge the detectors of signals of one run on the test steps: metrics with intervals, thresholds from normal steps that no fit saw, tables per kind.
 
 Reads fitted detectors and recordings, writes metrics/<dataset>/<model>.json (small, in git) and metrics/<dataset>/<model>/ (tables, predictions,
 thresholds, draws).
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from stages.timeseries.detector import SeriesDetector
+    from stages.timeseries.detector import Reading, SeriesDetector
 
 
 def main(name: str) -> int:
@@ -60,11 +60,13 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
     places = [artefact.folder(run.dataset, run.model, row, category, seed) for seed in seeds]
     if refused := next(filter(None, map(artefact.refusal, places)), None):
         return {"refused": refused}
-    test, val = open_segments(run.dataset, category, "test"), normal_parts(open_segments(run.dataset, category, "val"))
+    test, unseen = open_segments(run.dataset, category, "test"), normal_parts(open_segments(run.dataset, category, "threshold"))
     if any(segment.label is None for segment in test):
         return {"refused": "the test steps have no labels, so there is nothing to judge"}
-    detectors, (seen, normal) = _open(params, places, test, val)
-    tested, held_out = ([[one.score(values).cpu().numpy() for values in raw] for one in detectors] for raw in (seen, normal))
+    detectors, (seen, normal) = _open(params, places, test, unseen)
+    first = [detectors[0].read(values) for values in seen]
+    tested = [[one.score.cpu().numpy() for one in first], *_scores(detectors[1:], seen)]
+    held_out = _scores(detectors, normal)
     rule = SeriesRule(
         protocol.vus_buffer, protocol.disturbed_steps, tuple(protocol.false_alarm_quantiles), protocol.bootstrap_resamples
     )
@@ -78,15 +80,15 @@ def judge(params: Params, name: str, row: str, category: str) -> dict[str, Any]:
         [segment.steps for segment in test],
         regions,
     )
-    splits = [(split, segments, scores) for split, segments, scores in (("test", test, tested), ("val", val, held_out)) if segments]
+    splits = [(split, segments, scores) for split, segments, scores in (("test", test, tested), ("threshold", unseen, held_out)) if segments]
     predictions = [
         predictions_of(category, split, seed, segments, scores[position])
         for split, segments, scores in splits
         for position, seed in enumerate(seeds)
     ]
-    shares = _attribution(detectors[0], seen)
+    shares = _attribution(first)
     blamed = None if shares is None else attribution_hits(shares, regions, variables_of(run.dataset, category))
-    found = {"attribution": shares, "blamed": blamed, "parts": _parts(detectors[0], seen, label, protocol.vus_buffer)}
+    found = {"attribution": shares, "blamed": blamed, "parts": _parts(first, label, protocol.vus_buffer)}
     return {"judged": judgement, "counts": counts_at(judgement, laid, label), "predictions": predictions, **found}
 
 
@@ -101,15 +103,20 @@ def _open(params: Params, places: Sequence[Path], *splits: Sequence[Segment]) ->
     return [artefact.load(place).to(device) for place in places], raw
 
 
-def _attribution(detector: SeriesDetector, raw: Sequence[Tensor]) -> np.ndarray | None:
+def _scores(detectors: Sequence[SeriesDetector], raw: Sequence[Tensor]) -> list[list[np.ndarray]]:
+    """By detector and segment, (T,) each."""
+    return [[one.score(values).cpu().numpy() for values in raw] for one in detectors]
+
+
+def _attribution(readings: Sequence[Reading]) -> np.ndarray | None:
     """(T, V) what each variable adds to the score of a step; None where the method cannot say."""
     import numpy as np
 
-    shares = [detector.attribution(values) for values in raw]
+    shares = [one.attribution for one in readings]
     return None if any(one is None for one in shares) else np.concatenate([one.cpu().numpy() for one in shares])
 
 
-def _parts(detector: SeriesDetector, raw: Sequence[Tensor], label: np.ndarray, buffer: int) -> dict[str, dict[str, float]]:
+def _parts(readings: Sequence[Reading], label: np.ndarray, buffer: int) -> dict[str, dict[str, float]]:
     """What the parts of a method are worth alone: name of the part -> metric -> value."""
     import numpy as np
 
@@ -117,7 +124,7 @@ def _parts(detector: SeriesDetector, raw: Sequence[Tensor], label: np.ndarray, b
     from stages.metrics.ranking import average_precision
     from stages.metrics.vus import vus
 
-    found, lengths = [detector.components(values) for values in raw], [len(values) for values in raw]
+    found, lengths = [one.components for one in readings], [len(one.score) for one in readings]
     scores = {part: np.concatenate([one[part].cpu().numpy() for one in found]) for part in found[0]}
     try:
         volumes = {part: vus(score, label, buffer, lengths)[1] for part, score in scores.items()}

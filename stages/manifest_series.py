@@ -1,4 +1,4 @@
-"""Draw train, val and test from the recordings, in order of time, leaks removed.
+"""Draw train, val, threshold and test from the recordings, in order of time, leaks removed.
 
 Reads data/<dataset>/recordings.json and the labels, writes data/<dataset>/manifest.json.
 """

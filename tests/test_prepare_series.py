@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages import io, manifest_series, prepare_series
-from stages.datasets import segments, server_metrics
+from stages.datasets import segments, series_splits, server_metrics
 from stages.datasets.recordings import runs_of
 from stages.datasets.samples import DataError
 from stages.params import ParamsError
@@ -46,7 +46,7 @@ def test_what_an_adapter_says_comes_out_of_the_segments(project, tmp_path):
     for category, recording in told.items():
         assert segments.variables_of("tiny", category) == list(recording.variables)
         assert segments.regions_of("tiny", category) == {f"{category}/000": list(recording.regions)}
-        for split in ("train", "val", "test"):
+        for split in series_splits.SPLITS:
             for segment in segments.open_segments("tiny", category, split):
                 place = slice(segment.start, segment.start + segment.steps)
                 assert segment.values.dtype == np.float32

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from stages import io, params
+from stages.datasets import series_splits
 from stages.datasets.segments import known_in, open_segments
 from stages.metrics import series_result
 from stages.serving import leaderboard as board
+from stages.timeseries.detector import SeriesDetector
 from tests.signals import signal_project
 
 RUNS = ("pump-classical", "pump-clean", "pump-blind")
@@ -69,6 +71,26 @@ def test_what_each_regime_hands_to_a_fit(finished, monkeypatch):
     for regime in steps:
         assert all(segment.label is None for segment in known_in(regime, train))
     assert [segment.label.sum() for segment in known_in("weak", train)] == [segment.label.sum() for segment in train]
+
+
+def test_no_fit_sees_a_step_that_thresholds_come_from(finished, tmp_path, monkeypatch):
+    """A spy in the place of PCA's fit, with so few steps needed that what is held out is halved."""
+    folder, seen = shutil.copytree(finished, tmp_path / "project"), []
+    real = SeriesDetector.fit
+    monkeypatch.setattr(series_splits, "LEAST", 60)
+    monkeypatch.setattr(SeriesDetector, "fit", lambda self, train, val, run: seen.append((run.category, train, val)) or real(self, train, val, run))
+    work(folder, ("manifest_series", "pump"), ("train_series", "pump-clean"), ("evaluate_series", "pump-clean"))
+    monkeypatch.chdir(folder)
+    for category, train, val in seen:
+        unseen = {segment.start + step for segment in open_segments("pump", category, "threshold") for step in range(segment.steps)}
+        given = {segment.start + step for segment in (*train, *val) for step in range(segment.steps)}
+        assert val and len(unseen) == 60 and not unseen & given and max(given) + 1 == min(unseen)
+    assert {category for category, *_ in seen} == {"old", "new"}
+    thresholds = json.loads((folder / "metrics/pump/clean/thresholds.json").read_text())
+    scores = series_result.read_predictions(folder / "metrics/pump/clean", "threshold", 0)
+    for category, found in scores.items():
+        unseen = [segment.start + step for segment in open_segments("pump", category, "threshold") for step in range(segment.steps)]
+        assert found["step"].tolist() == unseen and thresholds[category]["0.01"][0]["value"] == found["score"].max()
 
 
 def test_training_on_clean_steps_learns_something_else(finished):

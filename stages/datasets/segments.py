@@ -1,4 +1,4 @@
-"""Prepared recordings on disk, and the segments of them that a manifest gives to train, val and test."""
+"""Prepared recordings on disk, and the segments of them that a manifest gives to train, val, threshold and test."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def categories_of(dataset: str, project: Path = Path()) -> list[str]:
 
 
 def open_segments(dataset: str, category: str, split: str, project: Path = Path()) -> list[Segment]:
-    """The segments of one split of a category, each recording read once. split: train, val or test."""
+    """The segments of one split of a category, each recording read once. split: train, val, threshold or test."""
     rows = [row for row in _manifest(dataset, project)["segments"] if (row["category"], row["split"]) == (category, split)]
     recordings = {row["recording_id"]: row for row in _recordings(dataset, project)}
     segments: list[Segment] = []

@@ -1,6 +1,10 @@
-"""Where train, val and test of a recording lie: in order of time, with no anomaly across a border and no copy of a test step in train.
+"""Where train, val, threshold and test of a recording lie: in order of time, with no anomaly across a border and no copy of a test step in train.
 
-A data set that gives the first steps of a recording for training keeps that border, and val is the last share of them; otherwise train, val and test
+What is held out lies between train and test, in two halves. A fit may see the first one, val, to measure what its scores are on normal data; no fit sees
+the second one, from which thresholds come: scores of steps that a detector was tuned on are too low to set a threshold by. Where the held-out steps of a
+category are too few for both, thresholds get all of them, and a fit has to do with its training steps.
+
+A data set that gives the first steps of a recording for training keeps that border, and what is held out is the last share of them; otherwise all parts
 follow each other by the shares of the protocol.
 """
 
@@ -8,18 +12,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from stages.datasets.samples import DataError
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "threshold", "test")
+LEAST = 1_000  # held-out steps of a category, in each half; fewer are no measure of a score that means over dozens of steps
 
 
 class Rule(NamedTuple):
     train_fraction: float
     val_fraction: float
+
+
+class Span(NamedTuple):
+    """The steps start .. stop - 1 of a recording."""
+
+    split: str
+    start: int
+    stop: int
 
 
 class Excluded(NamedTuple):
@@ -31,41 +45,57 @@ class Excluded(NamedTuple):
 
 def split(recordings: Sequence[dict[str, Any]], rule: Rule) -> tuple[list[dict[str, Any]], list[Excluded]]:
     """Segments and what is in none, of the rows of recordings.json. Raises DataError where a category has nothing to learn from or to be judged on."""
-    excluded = sorted([*_across_borders(recordings, rule), *_copies(recordings, rule)])
+    halved = _halved(recordings, rule)
+    spans = [(row, _spans(row, rule, row["category"] in halved)) for row in recordings]
+    excluded = sorted([*_across_borders(spans), *_copies(recordings, rule)])
     left_out: dict[str, list[Excluded]] = defaultdict(list)
     for part in excluded:
         left_out[part.recording_id].append(part)
     segments = [
-        {"recording_id": row["recording_id"], "category": row["category"], "split": name, "start": start, "stop": stop}
-        for row in recordings
-        for name, first, last in _spans(row, rule)
-        for start, stop in _unbroken(first, last, row["breaks"], left_out[row["recording_id"]])
+        {"recording_id": row["recording_id"], "category": row["category"], "split": span.split, "start": start, "stop": stop}
+        for row, own in spans
+        for span in own
+        for start, stop in _unbroken(span.start, span.stop, row["breaks"], left_out[row["recording_id"]])
     ]
     _refuse_empty(recordings, segments)
     return segments, excluded
 
 
 def borders(row: dict[str, Any], rule: Rule) -> tuple[int, int]:
-    """Where val and where test begin."""
+    """Where what is held out and where test begin."""
     steps, fixed = row["steps"], row["train_steps"]
     if fixed is None:
         return round(steps * rule.train_fraction), round(steps * (rule.train_fraction + rule.val_fraction))
     return fixed - round(fixed * rule.val_fraction), fixed
 
 
-def _spans(row: dict[str, Any], rule: Rule) -> list[tuple[str, int, int]]:
-    val, test = borders(row, rule)
-    return list(zip(SPLITS, (0, val, test), (val, test, row["steps"])))
+def _halved(recordings: Iterable[dict[str, Any]], rule: Rule) -> set[str]:
+    """The categories with enough held-out steps for val and threshold."""
+    steps: dict[str, int] = defaultdict(int)
+    for row in recordings:
+        held_out, test = borders(row, rule)
+        steps[row["category"]] += test - held_out
+    return {category for category, total in steps.items() if total >= 2 * LEAST}
 
 
-def _across_borders(recordings: Iterable[dict[str, Any]], rule: Rule) -> list[Excluded]:
+def _spans(row: dict[str, Any], rule: Rule, halved: bool) -> list[Span]:
+    """In order, without the empty ones."""
+    held_out, test = borders(row, rule)
+    middle = (held_out + test) // 2 if halved else held_out
+    spans = map(Span, SPLITS, (0, held_out, middle, test), (held_out, middle, test, row["steps"]))
+    return [span for span in spans if span.stop > span.start]
+
+
+def _across_borders(spans: Iterable[tuple[dict[str, Any], list[Span]]]) -> list[Excluded]:
     """An anomaly with a border inside is in neither part: half of it would be judged by who has seen the other half."""
     return [
-        Excluded(row["recording_id"], region["start"], region["stop"], f"{region['kind']} across the border of {before} and {after}")
-        for row in recordings
-        for border, before, after in zip(borders(row, rule), SPLITS, SPLITS[1:])
+        Excluded(
+            row["recording_id"], region["start"], region["stop"], f"{region['kind']} across the border of {before.split} and {after.split}"
+        )
+        for row, own in spans
+        for before, after in pairwise(own)
         for region in row["regions"]
-        if region["start"] < border < region["stop"]
+        if region["start"] < after.start < region["stop"]
     ]
 
 

@@ -29,6 +29,14 @@ class Stretch(NamedTuple):
     label: Tensor | None  # (T,) int8; None but in the regime `weak`
 
 
+class Reading(NamedTuple):
+    """All that a detector says of the same steps, see the methods of these names."""
+
+    score: Tensor
+    attribution: Tensor | None
+    components: dict[str, Tensor]
+
+
 class SeriesDetector(Resizing):
     """Everything learnt is a parameter or a buffer, so `state_dict()` is the whole model.
 
@@ -46,7 +54,7 @@ class SeriesDetector(Resizing):
         self.register_buffer("spread", torch.empty(0))
 
     def fit(self, train: Sequence[Segment], val: Sequence[Segment], run: Run) -> Self:
-        """Learn from the training segments. val: held-out normal segments of the train split, may be empty.
+        """Learn from the training segments. val: held-out normal segments, may be empty; thresholds come from others, which no fit sees.
 
         Labels in `train` are there only in the regime `weak`. Raises Refusal where there is nothing to learn from.
         """
@@ -70,6 +78,11 @@ class SeriesDetector(Resizing):
     def components(self, values: Tensor) -> dict[str, Tensor]:
         """Scores of the same steps by parts of the method alone, (T,) each, to see what each is worth; none where it has no parts."""
         return {}
+
+    @torch.no_grad()
+    def read(self, values: Tensor) -> Reading:
+        """Score, attribution and components of the same steps; a detector for which they have a costly part in common works it out once."""
+        return Reading(self.score(values), self.attribution(values), self.components(values))
 
     def learn(self, train: Sequence[Stretch], val: Sequence[Stretch], run: Run) -> None:
         raise NotFitted(f"{type(self).__name__} does not define learn")

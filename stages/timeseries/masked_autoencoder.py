@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.seed import derive
-from stages.timeseries.detector import REGIMES, SeriesDetector, Stretch
+from stages.timeseries.detector import REGIMES, Reading, SeriesDetector, Stretch
 from stages.timeseries.masked import masks, sweeps
 from stages.timeseries.masked.corruption import corrupted
 from stages.timeseries.masked.losses import Losses, MarginType
@@ -151,8 +151,7 @@ class MaskedAutoencoder(SeriesDetector):
     @torch.no_grad()
     def attribution(self, values: Tensor) -> Tensor:
         """With the score mode "multiscale" what each variable adds to the score, otherwise its squared error."""
-        found = self.errors(self.standardised(values))
-        return self.multiscale(found) if self.score_mode == "multiscale" else found.squared
+        return self._blame(self.errors(self.standardised(values)))
 
     @torch.no_grad()
     def components(self, values: Tensor) -> dict[str, Tensor]:
@@ -160,15 +159,26 @@ class MaskedAutoencoder(SeriesDetector):
 
         values: (T, V) in the units of train.
         """
+        return self._parts(self.errors(self.standardised(values)))
+
+    @torch.no_grad()
+    def read(self, values: Tensor) -> Reading:
         found = self.errors(self.standardised(values))
-        reconstruction, discrepancy = self._components(found).unbind(1)
-        return {"combined": self.combined(found), "reconstruction": reconstruction, "discrepancy": discrepancy}
+        parts = self._parts(found)
+        return Reading(parts["combined"].float(), self._blame(found), parts)
 
     def combined(self, found: Errors) -> Tensor:
         """Errors of T steps to their scores, (T,)."""
         if self.score_mode == "multiscale":
             return self.multiscale(found).sum(1)
         return self.calibration.combined(self._components(found), self.score_mode, self.weight)
+
+    def _blame(self, found: Errors) -> Tensor:
+        return self.multiscale(found) if self.score_mode == "multiscale" else found.squared
+
+    def _parts(self, found: Errors) -> dict[str, Tensor]:
+        reconstruction, discrepancy = self._components(found).unbind(1)
+        return {"combined": self.combined(found), "reconstruction": reconstruction, "discrepancy": discrepancy}
 
     @torch.no_grad()
     def errors(self, values: Tensor) -> Errors:

@@ -77,6 +77,14 @@ def test_parts_of_a_score_are_scores_of_the_same_steps(name, fitted):
     assert "combined" not in fitted.components(given) or torch.equal(fitted.components(given)["combined"], fitted.score(given))
 
 
+def test_a_reading_is_what_the_three_questions_give(name, fitted):
+    given = torch.from_numpy(TEST)
+    reading, blamed, parts = fitted.read(given), fitted.attribution(given), fitted.components(given)
+    assert torch.equal(reading.score, fitted.score(given)) and reading.components.keys() == parts.keys()
+    assert reading.attribution is blamed is None or torch.equal(reading.attribution, blamed)
+    assert all(torch.equal(reading.components[part], score) for part, score in parts.items())
+
+
 def test_the_same_seed_gives_the_same_state_and_leaves_the_global_generator_alone(name, fitted):
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
