@@ -34,7 +34,7 @@ app.add_typer(plots.app, name="plots")
 app.add_typer(search.app, name="search")
 app.add_typer(records.app, name="records")
 app.command("main-multi")(main_multi.main_multi)
-app.command()(embed.extract)
+app.command("extract")(embed.extract)
 
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

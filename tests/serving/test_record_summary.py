@@ -49,6 +49,16 @@ def test_the_worst_cases_are_beyond_the_threshold_and_their_bars_sum_to_what_is_
     assert made["cases"][0]["margin"] == pytest.approx(worst - threshold)
 
 
+def test_a_normal_record_below_the_threshold_is_no_false_alarm(project):
+    folder = project / "metrics/station/perceiver-moe"
+    normal = sorted(row["score"] for row in io.read_table(folder / "contributions.parquet") if row["label"] == 0)
+    path = folder / "thresholds.json"
+    content = io.read_json(path)
+    content["all"]["thresholds"]["conformal"][0]["value"] = (normal[-1] + normal[-2]) / 2
+    io.write_json(path, content)
+    assert [case["outcome"] for case in section()["cases"]] == ["missed", "missed", "false alarm"]
+
+
 def test_a_record_shows_its_picture_and_one_without_says_which_modality_is_missing(project):
     for case in section()["cases"]:
         there = (project / f"data/station/media/{case['record_id']}/image.png").is_file()
