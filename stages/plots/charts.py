@@ -5,13 +5,18 @@ Colours are Okabe and Ito's, which the colour-blind can tell apart; what is said
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 GOOD, BAD, HELD_OUT = "#0072B2", "#D55E00", "#7A8790"
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A8790", "#332288"]
+COST_WIDTH, COST_HEIGHT, LETTER = 430, 280, 6.2  # pixels
+PLACES = [  # of a name beside its point: alignment, pixels to the right and down
+    ("center", 0, -13), ("center", 0, 14), ("right", -9, 0), ("left", 9, 0), ("right", -7, -12), ("right", -7, 13), ("left", 7, -12), ("left", 7, 13),
+    ("center", 0, -26), ("center", 0, 27),
+]  # fmt: skip
 CURVE_POINTS = 80  # of one ROC or precision-recall curve; more cannot be seen
 
 
@@ -23,8 +28,8 @@ def cost_against_quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     import altair as alt
 
     front = [row["model"] for row in rows if not any(_beats(other, row) for other in rows)]
-    beside = sorted(rows, key=lambda row: row["latency_ms"])  # names of neighbours go above and below their points in turn
-    data = alt.Data(values=[{**row, "front": row["model"] in front, "above": place % 2 == 0} for place, row in enumerate(beside)])
+    places = _name_places([(row["latency_ms"], row["auroc"], len(row["model"])) for row in rows])
+    data = alt.Data(values=[{**row, "front": row["model"] in front, "place": place} for row, place in zip(rows, places, strict=True)])
     x = alt.X("latency_ms:Q", title="milliseconds an image (log)").scale(type="log", nice=False, padding=35)
     base = alt.Chart(data).encode(x=x)
     quality = alt.Y("auroc:Q", title="image AUROC").scale(zero=False)
@@ -37,9 +42,40 @@ def cost_against_quality(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         tooltip=["model:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("latency_ms:Q", format=".1f")],
     )
     names = base.encode(y=quality, text="model:N")
-    above = names.transform_filter("datum.above").mark_text(dy=-13)
-    below = names.transform_filter("!datum.above").mark_text(dy=14)
-    return _spec(line + bars + points + above + below, 280)
+    chart = line + bars + points
+    for place in sorted(set(places) - {None}):
+        side, right, down = PLACES[place]
+        chart += names.transform_filter(f"datum.place === {place}").mark_text(align=side, dx=right, dy=down)
+    return _spec(chart, COST_HEIGHT)
+
+
+def _name_places(rows: Sequence[tuple[float, float, int]]) -> list[int | None]:
+    """For each model the first of PLACES where its name covers no name and no point, best models first; None where no room is
+    left: pointing at the point shows it.
+
+    rows: milliseconds, AUROC and letters of the name. Counted in pixels of a plot as narrow as the page makes it on a wide screen.
+    """
+    across, up = (np.asarray(values, dtype=float) for values in (np.log([row[0] for row in rows]), [row[1] for row in rows]))
+    x = 35 + (COST_WIDTH - 70) * (across - across.min()) / max(float(np.ptp(across)), 1e-9)
+    y = COST_HEIGHT * (up.max() - up) / max(float(np.ptp(up)), 1e-9)
+    points = [(left - 5, left + 5, top - 8, top + 8) for left, top in zip(x, y, strict=True)]  # a name must not seem to be another's
+    taken: list[tuple[float, ...]] = []
+    found: list[int | None] = [None] * len(rows)
+    for one in np.argsort(y, kind="stable"):
+        wide = LETTER * rows[one][2]
+        for place, (side, right, down) in enumerate(PLACES):
+            left = x[one] + right - {"left": 0, "center": wide / 2, "right": wide}[side]
+            box = (left, left + wide, y[one] + down - 6, y[one] + down + 6)
+            others = [*taken, *points[:one], *points[one + 1 :]]
+            if 0 <= box[0] and box[1] <= COST_WIDTH and not any(_overlap(box, other) for other in others):
+                taken.append(box)
+                found[one] = place
+                break
+    return found
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
 
 
 def _beats(other: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -101,10 +137,12 @@ def curves(points: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[s
 
     def panel(curve: str, across: str, up: str) -> alt.Chart:
         return (
-            alt.Chart(alt.Data(values=[{name: point[name] for name in ("model", "x", "y", "order")} for point in points if point["curve"] == curve]))
+            alt.Chart(alt.Data(values=_columns(point for point in points if point["curve"] == curve)))
+            .transform_flatten(["x", "y"])
             .mark_line(interpolate="linear")
             .encode(
-                x=alt.X("x:Q", title=across).scale(domain=[0, 1]).axis(tickCount=5), y=alt.Y("y:Q", title=up).scale(domain=[0, 1]), order="order:Q",
+                x=alt.X("x:Q", title=across).scale(domain=[0, 1]).axis(tickCount=5), y=alt.Y("y:Q", title=up).scale(domain=[0, 1]),
+                order=alt.OrderValue(None),  # as the points come
                 color=alt.Color("model:N", title=None, sort=list(models)).scale(range=PALETTE).legend(orient="bottom", columns=4),
                 strokeDash=alt.StrokeDash("model:N", title=None, sort=list(models), legend=None),
                 tooltip=["model:N", alt.Tooltip("x:Q", format=".3f"), alt.Tooltip("y:Q", format=".3f")],
@@ -114,6 +152,15 @@ def curves(points: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[s
 
     roc, recall = panel("ROC", "false alarms / good", "found / bad"), panel("PR", "found / bad (recall)", "bad / called bad (precision)")
     return alt.hconcat(roc, recall).to_dict(validate=False)
+
+
+def _columns(points: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each model with all of its x and all of its y: a quarter of the bytes that a row for each point takes on the page."""
+    columns: dict[str, dict[str, Any]] = {}
+    for point in points:
+        own = columns.setdefault(point["model"], {"model": point["model"], "x": [], "y": []})
+        own["x"].append(point["x"]), own["y"].append(point["y"])
+    return list(columns.values())
 
 
 def _spec(chart: Any, height: Any) -> dict[str, Any]:

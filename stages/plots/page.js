@@ -11,8 +11,15 @@ function look() {
   };
 }
 
+// To a screen reader a plot is one picture with the page's own words for it, and where it is wider than the screen, keys can scroll it.
 function draw(element, spec) {
-  return vegaEmbed(element, { ...spec, config: look() }, { actions: false, renderer: "svg" }).then((result) => result.view);
+  const description = (element.dataset.label ??= element.getAttribute("aria-label"));
+  return vegaEmbed(element, { ...spec, description, config: look() }, { actions: false, renderer: "svg" }).then((result) => {
+    element.setAttribute("role", "img");
+    element.querySelector("svg").setAttribute("aria-hidden", "true");
+    if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
+    return result.view;
+  });
 }
 
 function counts(one, threshold) {

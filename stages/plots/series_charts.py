@@ -277,13 +277,13 @@ def event(
         .mark_line(strokeWidth=1.2, color=NORMAL)
         .encode(x=x, y=label, detail="row:N")
     )
-    alarms = [row for row in lines if row["row"] == 0 and scores[row["step"] - first] > threshold]
-    above = (
-        alt.Chart(_rows(alarms))
-        .mark_point(filled=True, size=14, color=ANOMALY, opacity=1)
-        .encode(x="step:Q", y="y:Q")
-    )
-    layers = truth + drawn + above
+    layers = truth + drawn
+    if alarms := [row for row in lines if row["row"] == 0 and scores[row["step"] - first] > threshold]:
+        layers += (
+            alt.Chart(_rows(alarms))
+            .mark_point(filled=True, size=14, color=ANOMALY, opacity=1)
+            .encode(x="step:Q", y="y:Q")
+        )
     return _spec(layers if attribution is None else layers + _strips(attribution, variables, steps, first), 34 * len(names))
 
 

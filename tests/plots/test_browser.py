@@ -11,6 +11,7 @@ import pytest
 from stages import io
 from stages.metrics.confusion import confusion
 from tests.projects import tiny_project
+from tests.signals import signal_project
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: install it, or set CHROMIUM to its path")]
@@ -43,6 +44,20 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def signals(tmp_path_factory):
+    """The page of a project of signals."""
+    folder = signal_project(tmp_path_factory.mktemp("signals"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for verb, *arguments in (
+            ["prepare_series", "pump"], ["manifest_series", "pump"], ["train_series", "pump-classical"], ["evaluate_series", "pump-classical"],
+            ["report"],
+        ):  # fmt: skip
+            assert not importlib.import_module(f"stages.{verb}").main(*arguments), verb
+    return folder / "metrics/report/index.html"
+
+
+@pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
 
@@ -60,6 +75,7 @@ def opened(browser, report: Path, width: int = 1200, scheme: str = "light"):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(("data:", report.as_uri())) else None)
     page.goto(report.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
     page.wait_for_function(
         "[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg .mark-group path, svg .mark-rect path'))"
     )
@@ -104,10 +120,18 @@ def test_a_telephone_shows_the_verdict_first_and_never_scrolls_sideways(browser,
     assert verdict["y"] + verdict["height"] < 900 and "Take" in page.locator(".verdict strong").first.inner_text()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_barrier_that_axe_calls_serious(browser, report, scheme):
+def test_signals_draw_as_quietly_and_each_plot_has_its_words(browser, signals):
+    page, complaints = opened(browser, signals)
+    assert complaints == []
+    said = page.locator(".chart").evaluate_all("charts => charts.map(chart => [chart.getAttribute('role'), chart.getAttribute('aria-label')])")
+    assert len(said) >= 10 and {role for role, _ in said} == {"img"} and "Vega visualization" not in {words for _, words in said}
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
+@pytest.mark.parametrize("of", ["report", "signals"])
+def test_no_barrier_that_axe_calls_serious(browser, request, of, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
-    page, _ = opened(browser, report, scheme=scheme)
+    page, _ = opened(browser, request.getfixturevalue(of), width, scheme)
     found = Axe().run(page).response["violations"]
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []

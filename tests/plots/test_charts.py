@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
-from stages.plots.charts import by_category, cost_against_quality, curve_points, scores
+from stages.plots.charts import PLACES, by_category, cost_against_quality, curve_points, curves, scores
 
 
 def values_of(spec: dict) -> list[dict]:
@@ -18,6 +18,26 @@ def test_the_front_holds_the_models_that_no_other_beats_at_both():
     ]
     front = {value["model"]: value["front"] for value in values_of(cost_against_quality(rows))}
     assert front == {"fast": True, "slow": True, "worse": False, "twin": True, "late": False}
+
+
+def test_names_of_crowded_models_cover_neither_each_other_nor_a_point():
+    """A model far from all others has its name above its point; twins at one place do not have theirs at one place."""
+    at = {"alone": (1.0, 0.5), "one": (10.0, 0.9), "another": (10.5, 0.9), "below": (10.0, 0.87), "twin": (30.0, 0.7), "twin again": (30.0, 0.7)}
+    rows = [{"model": name, "latency_ms": x, "auroc": y, "low": y, "high": y} for name, (x, y) in at.items()]
+    spec = cost_against_quality(rows)
+    place = {value["model"]: value["place"] for value in values_of(spec)}
+    assert place["alone"] == 0 and place["one"] is not None and len({place["one"], place["another"]}) == 2
+    assert place["one"] != 1 and place["twin"] != place["twin again"]  # 1 would be on the point below
+    drawn = [layer["mark"] for layer in spec["layer"] if layer["mark"]["type"] == "text"]
+    assert [(mark["align"], mark["dx"], mark["dy"]) for mark in drawn] == [PLACES[one] for one in sorted({*place.values()} - {None})]
+
+
+def test_a_curve_is_drawn_in_the_order_of_its_points():
+    points = [{"model": "a", "curve": curve, "x": x, "y": y, "order": n} for curve in ("ROC", "PR") for n, (x, y) in enumerate([(0, 0), (0, 1), (1, 1)])]
+    spec = curves(points, ["a"])
+    for panel in spec["hconcat"]:
+        assert panel["data"]["values"] == [{"model": "a", "x": [0, 0, 1], "y": [0, 1, 1]}]
+        assert panel["transform"] == [{"flatten": ["x", "y"]}] and panel["encoding"]["order"] == {"value": None}
 
 
 def test_curves_have_the_areas_of_scikit_learn():
