@@ -67,7 +67,7 @@ def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
     first, tied = judged[0], [row.model for row in judged if row.candidate and row.model != best.model]
     why = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}."]
     if best.model != first.model:
-        why.append(f"{first.model} ranks first, but the test records cannot tell the two apart, and {best.model} answers faster.")
+        why.append(f"{first.model} ranks first, but the test records cannot tell the two apart, and {best.model} answers in half the time or less.")
     elif tied:
         why.append(f"Tied with {', '.join(tied)}: the test records cannot tell them apart.")
     elif len(judged) > 1:

@@ -57,8 +57,9 @@ def choose(params: Params, project: Path = Path(), dataset: str | None = None, c
     Of data sets and categories the only one. Raises UserError where it is not clear what is meant, or nothing has been fitted.
     """
     by_dataset: dict[str, dict[str, dict[str, Any]]] = {}
+    unseen = {name for task in (params.series, params.records) if task for name in task.datasets}
     for folder, result in results(params, project).items():
-        if "members" in result or result["dataset"] not in params.datasets:
+        if "members" in result or result["dataset"] in unseen:
             continue  # an ensemble is a row of figures, not a fitted model; a detector of signals or records sees no image
         by_dataset.setdefault(result["dataset"], {})[result["model"]] = result | {"folder": folder}
     if not by_dataset:

@@ -62,7 +62,7 @@ def _verdict(params: Params, best: Row | None, rows: Sequence[Row], detail: Sequ
     first, tied = single[0], [row.model for row in single if row.candidate and row.model != best.model]
     why = [f"Its mean image AUROC is {cell(best.metrics['image_auroc'])}."]
     if best.model != first.model:
-        why.append(f"{first.model} ranks first, but the test images cannot tell the two apart, and {best.model} answers faster.")
+        why.append(f"{first.model} ranks first, but the test images cannot tell the two apart, and {best.model} answers in half the time or less.")
     elif tied:
         why.append(f"Tied with {', '.join(tied)}: the test images cannot tell them apart.")
     elif any(row.tied is False for row in rows):

@@ -1,4 +1,4 @@
-"""Which model to take: the best one, all that cannot be told from it, and of these the fastest.
+"""Which model to take: the best one, or, of those that cannot be told from it, one that is much faster.
 
 Two models are compared on the same test images: where the 95 % interval of the paired difference of their mean image AUROC holds zero, the data
 cannot tell them apart, and crowning either would be crowning noise.
@@ -67,9 +67,10 @@ def group_of(dataset: str, project: Path) -> dict[str, str]:
 
 
 def recommended(rows: Sequence[Any]) -> Any | None:
-    """The fastest of the leaderboard rows that are tied with the best single model, the best itself where no latency is known."""
+    """The best single model of the leaderboard rows; where others are tied with it and answer in at most half its time, the fastest of those."""
     candidates = [row for row in rows if row.candidate]
-    timed = [row for row in candidates if row.latency_ms is not None]
-    return (
-        min(timed, key=lambda row: (row.latency_ms, row.rank)) if timed and len(timed) == len(candidates) else next(iter(candidates), None)
-    )
+    if not candidates:
+        return None
+    best = min(candidates, key=lambda row: row.rank)
+    quicker = [row for row in candidates if None not in (row.latency_ms, best.latency_ms) and row.latency_ms <= best.latency_ms / 2]
+    return min(quicker, key=lambda row: (row.latency_ms, row.rank), default=best)

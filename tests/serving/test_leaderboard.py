@@ -76,10 +76,11 @@ def test_models_that_saw_other_images_are_not_compared():
     assert tied_with(best, other, groups) is None and tied_with(best, {}, groups) is None
 
 
-def test_the_fastest_of_the_tied_is_recommended_and_the_best_where_a_time_is_missing():
+def test_the_best_is_recommended_unless_one_that_ties_takes_half_its_time():
     row = Row(1, "d", "slow", "", "", {}, {"latency_ms_p50": 9.0}, None, Path(), True, candidate=True)
     fast = row._replace(rank=2, model="fast", cost={"latency_ms_p50": 2.0})
     rows = [row, fast, fast._replace(rank=3, model="worse", cost={"latency_ms_p50": 1.0}, tied=False, candidate=False)]
     assert recommended(rows).model == "fast"
-    assert recommended([rows[0], rows[1]._replace(cost={})]).model == "slow"
+    assert recommended([row, fast._replace(cost={"latency_ms_p50": 4.6})]).model == "slow"
+    assert recommended([row, fast._replace(cost={})]).model == recommended([row._replace(cost={}), fast]).model == "slow"
     assert recommended([row._replace(rank=None, refused="no weights", tied=None, candidate=False)]) is None

@@ -165,7 +165,7 @@ def test_the_best_model_answers_unless_another_is_named(project):
 
 
 def test_the_model_that_the_report_recommends_answers(trained, tmp_path, monkeypatch):
-    """Of models that tie the page takes the fastest, which need not be the first."""
+    """Of models that tie the page may take a faster one than the first."""
     folder = shutil.copytree(trained, tmp_path / "project")
     monkeypatch.chdir(folder)
     io.write_json(folder / VERDICTS, {"tiny": "mean-image", "other": None})
