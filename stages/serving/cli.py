@@ -280,16 +280,18 @@ def models_add(
 
 
 @models.command("page")
-def models_page() -> None:
+def models_page(as_json: Json = False) -> None:
     """The page docs/models.md: every method with its idea, formula, deviations and configurations."""
     from stages.serving import models as known
 
-    typer.echo(known.page(), nl=False)
+    typer.echo(as_text({"markdown": known.page()}) if as_json else known.page(), nl=as_json)
 
 
 @models.command("show")
-def models_show(name: Annotated[str, typer.Argument(help="A configuration or an alias.")], backbones: Folder = None) -> None:
-    """All of one configuration, and the entries of params.yaml that it stands for."""
+def models_show(
+    name: Annotated[str, typer.Argument(help="A configuration or an alias.")], backbones: Folder = None, as_json: Json = False
+) -> None:
+    """All of one configuration, and the entries of params.yaml that it stands for; JSON with and without --json."""
     from stages.detectors import zoo
     from stages.serving import models as known
 

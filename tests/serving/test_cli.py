@@ -72,6 +72,19 @@ def test_leaderboard_without_a_project_says_where_to_run(assay):
     assert code == 1 and "params.yaml is not here" in err
 
 
+def test_every_command_takes_json():
+    import typer
+
+    from stages.serving import cli
+
+    def commands(command, *names):
+        own = getattr(command, "commands", None)
+        return [found for name, one in own.items() for found in commands(one, *names, name)] if own else [(" ".join(names), command)]
+
+    options = {name: {flag for one in command.params for flag in one.opts} for name, command in commands(typer.main.get_command(cli.app))}
+    assert len(options) >= 25 and [name for name, flags in options.items() if "--json" not in flags] == []
+
+
 def test_a_wrong_option_exits_1(assay):
     code, _, err = assay("weights", "list", "--colour")
     assert code == 1 and "--colour" in err

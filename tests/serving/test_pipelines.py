@@ -1,5 +1,7 @@
 """`assay pipeline`: the stages of the root, two folders deeper, for every configuration of the zoo; DVC runs them."""
 
+import re
+import shlex
 import shutil
 
 import pytest
@@ -9,7 +11,7 @@ from stages import params
 from stages.detectors import zoo
 from stages.params import ParamsError
 from stages.serving import pipelines
-from tests.projects import run
+from tests.projects import photograph, run
 from tests.test_dvc import start
 
 
@@ -72,6 +74,26 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(written, tmp_path, ask
     with pytest.raises(ParamsError, match=said):
         pipelines.write(*asked, tmp_path)
     assert [path.name for path in written.parent.iterdir()] == ["mvtec"]
+
+
+def test_the_commands_of_docs_datasets_run_as_they_stand(root, tmp_path, assay):
+    """`dvc repro` itself is run below, on a smaller pipeline; here the stages that it is asked for are those that were written."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(root / name, tmp_path)
+    for name in ("panels", "strips"):
+        photograph(tmp_path / "photos" / name)
+    code = "".join(re.findall(r"^```\w*\n(.*?)^```", (root / "docs/datasets.md").read_text(), re.DOTALL | re.MULTILINE))
+    lines = [shlex.split(line, comments=True) for line in code.splitlines() if line.startswith(("assay ", "dvc "))]
+    assert len(lines) == 5
+    for program, verb, *arguments in lines:
+        if program == "assay":
+            status, said, complaint = assay(verb, *arguments)
+            assert status == 0 and said, complaint
+            continue
+        [file, *stage] = arguments[0].split(":")
+        stages, runs = load(tmp_path / file)["stages"], params.load(tmp_path / "pipelines/mvtec/params.yaml").runs
+        assert all(verb in stages and run in runs for verb, run in (name.split("@") for name in stage))
+    assert {"panels", "strips"} <= set(params.load(tmp_path / "params.yaml").datasets)
 
 
 @pytest.mark.slow
