@@ -1,5 +1,6 @@
 """DVC and the pipeline together: only what changed runs, what was killed ends as if it had not been, the same input gives the same bytes."""
 
+import json
 import os
 import re
 import shutil
@@ -120,6 +121,17 @@ def test_two_clones_give_the_same_bytes(reproduced, tmp_path):
     other = start(tmp_path / "another" / "place")
     repro(other)
     assert outs(other) == outs(reproduced)
+
+
+def test_dvc_tells_the_numbers_of_the_leaderboard(project):
+    """`dvc metrics diff` and `dvc exp show` read the files that the table reads; what MLflow is given is tested in test_tracking.py."""
+    board = json.loads(run(project, "python", "-m", "stages.serving.cli", "leaderboard", "--json").stdout)["tiny"]
+    told = {row["model"]: row["metrics"]["image_auroc"]["value"] for row in board}
+    diff = json.loads(run(project, "dvc", "metrics", "diff", "--json").stdout)
+    shown = json.loads(run(project, "dvc", "exp", "show", "--json").stdout)[0]["data"]["metrics"]
+    for model in ("patchcore", "padim"):
+        file = f"metrics/tiny/{model}.json"
+        assert diff[file]["mean.image_auroc.value"]["new"] == told[model] == shown[file]["data"]["mean"]["image_auroc"]["value"]
 
 
 def test_git_is_clean_after_a_repro_but_for_the_lock_and_the_metrics(reproduced):
