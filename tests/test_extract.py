@@ -312,15 +312,16 @@ MEASURE = textwrap.dedent("""
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="anonymous memory is read from /proc, which Linux has")
 def test_ten_times_the_images_take_the_same_anonymous_memory_within_a_tenth(project):
-    """5,000 images make 320 MB of features here: held in memory, they would double what the process needs."""
-    project.settings["encoders"]["net"]["image_size"] = project.settings["encoders"]["pixels"]["image_size"] = 64
+    """4,500 images make 295 MB of features here: held in memory, they would double what the process needs."""
+    project.settings["encoders"]["net"].update(image_size=64, layers=["layer1"])
+    project.settings["encoders"]["pixels"]["image_size"] = 64
     project.change("features", shard_mb=8, batch_size=16)
     peak_kb = {}
-    for count in (500, 5000):
+    for count in (450, 4500):
         rows = [{**project.rows[n % 14], "sample_id": f"s{n}", "category": "cup"} for n in range(count)]
         io.write_table(project.folder / "data/set/samples.parquet", {key: [row[key] for row in rows] for key in rows[0]})
         done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
         peak_kb[count] = int(done.stdout.splitlines()[-1])
-    assert abs(peak_kb[5000] - peak_kb[500]) <= 0.1 * peak_kb[500], peak_kb
+    assert abs(peak_kb[4500] - peak_kb[450]) <= 0.1 * peak_kb[450], peak_kb
     written = sum(path.stat().st_size for path in (project.folder / "features/set/net").glob("*.pt"))
-    assert written > 0.5 * 1024 * peak_kb[500]  # or the test would prove nothing
+    assert written > 0.5 * 1024 * peak_kb[450], (written, peak_kb)  # or the test would prove nothing

@@ -1,7 +1,7 @@
 """`assay extract --as-records`: raw media to one `.pt` of embeddings a record, in the schemas that other programs of the field read.
 
 Takes a folder or a table of media, a data set of pairs (`--adapter mimic_cxr`, `spot_the_diff`), or one that `prepare_records` has prepared. The
-files go to `assay main-multi --root OUT` or `assay records pack OUT`; `records.json` beside them lists every file with label, group and split.
+files go to `assay main-multi --root OUT` or `assay records pack OUT`; `manifest.json` beside them lists every file with label, group and split.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "audio": ("log_mel", {}),
     "series": ("windows", {}),
 }
-LIST = "records.json"
+LIST = "manifest.json"
 
 
 class Written(NamedTuple):

@@ -57,7 +57,7 @@ def test_series_in_their_schema_and_the_list_keeps_what_the_files_cannot(media):
     embed.write("raw/table.csv", media / "out", "series")
     content = _said(media / "out" / "b.pt")
     assert content["embeddings"].shape == (2, 14) and content["labels"] == 1 and content["filename"] == "b"
-    found = listing(media / "out" / "records.json")
+    found = listing(media / "out" / "manifest.json")
     assert [(one.path, one.label, one.group, one.split) for one in found.items] == [
         ("a.pt", 0, "shift-0", None), ("b.pt", 1, "shift-1", None), ("c.pt", None, "shift-2", "test")
     ]  # fmt: skip

@@ -91,7 +91,7 @@ def test_the_commands_of_docs_datasets_run_as_they_stand(root, tmp_path, assay):
             assert status == 0 and said, complaint
             continue
         [file, *stage] = arguments[0].split(":")
-        stages, runs = load(tmp_path / file)["stages"], params.load((tmp_path / file).with_name("params.yaml")).runs
+        stages, runs = load(tmp_path / file)["stages"], params.load(tmp_path / "pipelines/mvtec/params.yaml").runs
         assert all(verb in stages and run in runs for verb, run in (name.split("@") for name in stage))
     assert {"panels", "strips"} <= set(params.load(tmp_path / "params.yaml").datasets)
 
