@@ -13,6 +13,8 @@ def test_connecting_anywhere_is_refused():
         urllib.request.urlopen("http://192.0.2.1/", timeout=1)
     with pytest.raises(OSError, match="offline"):
         socket.socket(socket.AF_INET).connect(("192.0.2.1", 80))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, pytest.raises(OSError, match="offline"):
+        datagrams.sendto(b"a name to look up", ("192.0.2.1", 53))
 
 
 def test_child_processes_are_offline_too():

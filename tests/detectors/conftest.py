@@ -1,10 +1,8 @@
 """The student's network is a tiny one here, so that no test of the detectors waits for timm."""
 
-import sys
-import types
-
 import pytest
 
+from stages.encoders import clip_stem, cnn  # the former takes CNN from the latter when it is imported: before any test replaces it
 from stages.training import Run
 from tests.arrays import TinyCNN
 
@@ -12,9 +10,8 @@ from tests.arrays import TinyCNN
 @pytest.fixture
 def tiny_cnn(monkeypatch):
     """`stages.encoders.cnn.CNN` is TinyCNN for the length of a test."""
-    module = types.ModuleType("stages.encoders.cnn")
-    module.CNN = TinyCNN
-    monkeypatch.setitem(sys.modules, "stages.encoders.cnn", module)
+    assert clip_stem.CNN is cnn.CNN
+    monkeypatch.setattr(cnn, "CNN", TinyCNN)
 
 
 @pytest.fixture

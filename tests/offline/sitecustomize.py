@@ -8,13 +8,16 @@ def _refuse(*arguments, **_):
 
 
 class _LocalSocket(socket.socket):
-    """Sockets between processes of one machine (AF_UNIX) work; internet sockets do not connect."""
+    """Sockets between processes of one machine (AF_UNIX) work; internet sockets neither connect nor send."""
 
     def connect(self, address):
         return super().connect(address) if self.family == socket.AF_UNIX else _refuse(self, address)
 
     def connect_ex(self, address):
         return super().connect_ex(address) if self.family == socket.AF_UNIX else _refuse(self, address)
+
+    def sendto(self, *arguments):
+        return super().sendto(*arguments) if self.family == socket.AF_UNIX else _refuse(self, arguments[-1])
 
 
 socket.socket = _LocalSocket
