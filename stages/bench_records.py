@@ -30,6 +30,8 @@ def main(dataset: str) -> int:
     task, models = params.record_task, {}
     device = Run(seed=0, device=params.compute.device).device
     test = open_split(dataset, "test")
+    if not test.samples:
+        raise errors.Missing(f"no test record of {dataset} is in features/{dataset}: nothing to time. Look at the split in its manifest.json")
     records = test.take(range(min(BATCH, test.samples))).to(device)
     with engine.thread_limit(params.compute.threads):
         for run in task.runs.values():

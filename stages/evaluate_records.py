@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stages.metrics.record_judgement import Judged
     from stages.metrics.subsets import SubsetTable
 
-MOST_EXPLAINED = 2048  # records that the use of experts is counted over
+MOST_COUNTED = 2048  # records that the use of experts is counted over
 NO_VAL = "there is no validation record to say what is believed of a record that shows nothing"
 
 
@@ -36,7 +36,7 @@ def main(name: str) -> int:
     if code := engine.exit_code(name, outcomes):
         return code
     results = {outcome.key: outcome.value for outcome in outcomes}
-    single = results.get(run.model)
+    single = results[run.model] if list(results) == [run.model] else None
     io.write_json(
         Path("metrics", run.dataset, f"{run.model}.json"), single or {"dataset": run.dataset, "model": run.model, "rows": results}
     )
@@ -77,7 +77,7 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
     )
     write_record_tables(result_folder(run.dataset, run.model, row), seeds, found)
     counts = {split: len(own) for split, own in rows.items()}
-    kind = {"supervised": first.supervised, "modalities": list(first.widths), "records": counts}
+    kind = {"supervised": first.supervised, "modalities": list(first.widths), "records": counts} | ({"blind": first.blind} if first.blind else {})
     return record_result(about | kind, found)
 
 
@@ -98,7 +98,7 @@ def _subsets(
     """The table of subsets over all seeds or why there is none, and what each modality contributes to the scores of the first seed."""
     import numpy as np
 
-    from stages.fusion.scoring import subset_scores, subsets
+    from stages.fusion.scoring import nothing_known, subset_scores, subsets
     from stages.metrics.inputs import Undefined
     from stages.metrics.subsets import judge_subsets
 
@@ -106,9 +106,9 @@ def _subsets(
         return NO_VAL, None
     names = list(detectors[0].widths)
     masks = subsets(len(names))
-    priors = judged["val"].score.mean(1)
-    found = [subset_scores(detector, test, masks, float(prior), device) for detector, prior in zip(detectors, priors, strict=True)]
-    contributions = _contributions(test, judged["test"], found[0], float(priors[0]), names)
+    priors = [nothing_known(detector, score) for detector, score in zip(detectors, judged["val"].score, strict=True)]
+    found = [subset_scores(detector, test, masks, prior, device) for detector, prior in zip(detectors, priors, strict=True)]
+    contributions = _contributions(test, judged["test"], found[0], priors[0], names)
     try:
         score = {mask: np.stack([one[mask] for one in found]) for mask in masks}
         return judge_subsets(score, names, judged["test"].label, np.asarray(judged["test"].group), resamples), contributions
@@ -132,7 +132,7 @@ def _experts(detector: RecordDetector, test: Subset, device: Any) -> dict[str, A
     """How a detector with experts used them; None where it has none, or does not choose among them."""
     if not hasattr(detector, "experts_usage"):
         return None
-    found = detector.experts_usage(test.take(range(min(test.samples, MOST_EXPLAINED))).to(device))
+    found = detector.experts_usage(test.take(range(min(test.samples, MOST_COUNTED))).to(device))
     return found if found["layers"] else None
 
 

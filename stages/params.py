@@ -228,6 +228,12 @@ class RecordProtocol(Section):
     target_false_alarm_rate: float = Field(gt=0, lt=1)
     bootstrap_resamples: int = Field(ge=100)
 
+    @model_validator(mode="after")
+    def _train_is_left(self) -> RecordProtocol:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction and test_fraction leave nothing to learn from: their sum must be below 1")
+        return self
+
 
 class RecordTask(Section):
     """The task of records: its data sets, encoders, detectors and protocol, as the sections of the same names are for images."""

@@ -132,7 +132,7 @@ def _about(model: str) -> dict[str, Any]:
         "label": "quick" if model == "perceiver-moe" else "",
         "seeds": list(SEEDS),
         "supervised": model != "knn", "modalities": list(MODALITIES),
-    }
+    } | ({"blind": "looks at nothing"} if model in ("random", "presence") else {})
 
 
 def _samples(folder: Path, count: int) -> list[dict[str, Any]]:

@@ -52,7 +52,8 @@ def open_stores(dataset: str, project: Path = Path()) -> list[RecordStore]:
         raise Missing(
             f"{project / 'features' / dataset} holds no store of tokens. Run extract_records for each modality of {dataset} first"
         )
-    return [RecordStore(folder) for folder in folders if folder.name not in refused_stores(dataset, project)]
+    refused = refused_stores(dataset, project)
+    return [RecordStore(folder) for folder in folders if folder.name not in refused]
 
 
 def refused_stores(dataset: str, project: Path = Path()) -> dict[str, str]:

@@ -160,12 +160,18 @@ def _by_strata(number: np.ndarray, wanted: Mapping[str, float], draw: np.random.
 def _refuse_empty(dataset: str, count: Mapping[int, np.ndarray], place: Mapping[int, str], fixed: bool) -> None:
     """Each list needs each label; where the data set fixes the split, or has one label only, what it has is enough."""
     sums = {part: sum((count[name] for name in count if place[name] == part), np.zeros(2, np.int64)) for part in SPLITS}
+    if fixed:
+        if empty := [part for part in SPLITS if not sums[part].sum()]:
+            raise DataError(
+                f"E425 {dataset}: {' and '.join(empty)} would get no labelled record. Give the table some for it, or leave its column `split` out"
+            )
+        return
     for label, name in ((0, "normal"), (1, "anomalous")):
         groups = sum(bool(one[label]) for one in count.values())
-        absent = [part for part in SPLITS if not (sums[part].sum() if fixed else sums[part][label])]
-        if absent and (fixed or groups):
+        absent = [part for part in SPLITS if not sums[part][label]]
+        if absent and groups:
             raise DataError(
-                f"E425 {dataset} has {name} records in {groups} groups, and {' and '.join(absent)} would get {'nothing' if fixed else 'none of them'}; "
+                f"E425 {dataset} has {name} records in {groups} groups, and {' and '.join(absent)} would get none of them; "
                 "each list needs one group at least. Make groups smaller, give more records, or fix the split in the table"
             )
 

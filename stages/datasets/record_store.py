@@ -196,6 +196,10 @@ class Subset:
         tokens = {name: one for store in self.stores for name, one in store.tokens(ids).items()}
         return Records(ids, self.label[list(positions)], tokens)
 
+    def kept(self, positions: Sequence[int]) -> Subset:
+        """Those records, still on disk."""
+        return Subset(self.stores, [self.record_ids[position] for position in positions], self.label[list(positions)])
+
     def whole(self) -> Records:
         """All of them in memory."""
         return self.take(range(self.samples))

@@ -93,6 +93,9 @@ class Records(NamedTuple):
         at = torch.as_tensor(positions, dtype=torch.int64)
         return Records([self.record_id[place] for place in at.tolist()], self.label[at], {name: one.take(at) for name, one in self.tokens.items()})
 
+    def kept(self, positions: Sequence[int]) -> Records:
+        return self.take(positions)
+
     def only(self, modalities: Sequence[str]) -> Records:
         """The same records with all other modalities missing; some may then have none, see `present`."""
         return self._replace(tokens={name: one if name in modalities else one.emptied() for name, one in self.tokens.items()})
@@ -115,6 +118,10 @@ class RecordSet(Protocol):
     def label(self) -> Tensor: ...
 
     def take(self, positions: Sequence[int]) -> Records: ...
+
+    def kept(self, positions: Sequence[int]) -> RecordSet:
+        """Those records as a set that reads them as this one does."""
+        ...
 
 
 def batches(records: RecordSet, size: int = 256) -> Iterator[Records]:

@@ -32,6 +32,7 @@ def save(place: Path, detector: RecordDetector, config: dict[str, Any], history:
 
     The modalities and their widths are added, in their order.
     """
+    (place / "refused.json").unlink(missing_ok=True)  # of an earlier fit
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     io.write_model(place / "model.safetensors", detector.state_dict(), {"detector": config["detector"]})
     io.write_json(place / "config.json", {**config, "modalities": detector.widths, "libraries": versions})
@@ -50,6 +51,8 @@ def load(place: Path) -> RecordDetector:
 
 
 def refuse(place: Path, reason: str) -> None:
+    for name in ("model.safetensors", "config.json", "history.json"):  # of an earlier fit
+        (place / name).unlink(missing_ok=True)
     io.write_json(place / "refused.json", {"reason": reason})
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from stages.datasets.records import Ragged, Records, RecordSet
+from stages.datasets.records import Ragged, Records, RecordSet, batches
 from stages.errors import UserError
 from stages.types import NotFitted, Refusal, Resizing
 
@@ -30,13 +30,14 @@ class RecordDetector(Resizing):
 
     supervised: bool = True  # learns from labels: its score is the logit of P(anomalous). False: from normal records alone, its score is raw
     drawn: bool = True  # depends on the seed
+    blind: str | None = None  # why it is a control and no detector: what it does not look at
 
     def __init__(self) -> None:
         super().__init__()
         self.widths: dict[str, int] = {}
 
     def fit(self, train: RecordSet, val: RecordSet, run: Run) -> Self:
-        """Learn from labelled records; what is unsupervised sees the normal ones only. `val` is for early stopping and may be empty.
+        """Learn from labelled records; what is unsupervised sees the normal ones only. `val` is for early stopping, penalties and scales, and may be empty.
 
         Raises Refusal where there is nothing to learn from.
         """
@@ -48,7 +49,13 @@ class RecordDetector(Resizing):
         if not (label == 0).any():
             raise Refusal("there is no normal record to learn from")
         if not self.supervised:
-            train = train.take((label == 0).nonzero()[:, 0].tolist())
+            train = train.kept((label == 0).nonzero()[:, 0].tolist())
+        if unseen := sorted(unseen_in(train)):
+            kind = "record" if self.supervised else "normal record"
+            raise Refusal(
+                f"no {kind} to learn from has {' or '.join(unseen)}, which others have: nothing can be learnt of it. "
+                "Take its extract out of params.yaml, or let the split give it to train"
+            )
         self.open(train.widths, run.seed)
         self.learn(train, val, run)
         return self.eval()
@@ -68,6 +75,11 @@ class RecordDetector(Resizing):
         Modalities may stand in any order and be missing. Raises WrongRecords for what does not fit, and for a record that has no modality at all.
         """
         return self.rate(self.fitting(records)).float()
+
+    @property
+    def nothing(self) -> float | None:
+        """The score that it gives where it knows nothing of a record, say where its one modality is missing; None where it always knows something."""
+        return None
 
     def fitting(self, records: Records) -> Records:
         """The records with the modalities of the model in its order, checked."""
@@ -99,3 +111,13 @@ class RecordDetector(Resizing):
     def rate(self, records: Records) -> Tensor:
         """Records as `fitting` gives them to (B,)."""
         raise NotFitted(f"{type(self).__name__} does not define rate")
+
+
+def unseen_in(records: RecordSet) -> set[str]:
+    """The modalities that none of these records has."""
+    unseen = set(records.widths)
+    for batch in batches(records):
+        unseen -= {name for name, one in batch.tokens.items() if len(one.values)}
+        if not unseen:
+            break
+    return unseen

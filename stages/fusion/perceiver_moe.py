@@ -113,12 +113,15 @@ class PerceiverMoE(RecordDetector):
         self.network.requires_grad_(True)
 
     def rate(self, records: Records) -> Tensor:
-        return self.forward(records).logits
+        return self._read(records).logits
 
     def forward(self, records: Records) -> PerceiverMoEOutput:
         """Everything that is known of these records, on their own device. Raises WrongRecords as `score` does."""
+        return self._read(self.fitting(records))
+
+    def _read(self, records: Records) -> PerceiverMoEOutput:
         given = records.label.device
-        reading = self.network(self.fitting(records).to(self.log_weight.device).tokens)
+        reading = self.network(records.to(self.log_weight.device).tokens)
         logits = (reading.logit - self.log_weight).to(given)
         rest = (one.to(given) for one in (reading.gates, reading.attention, reading.latents))
         return PerceiverMoEOutput(logits, logits.sigmoid(), logits, *rest)
@@ -131,7 +134,7 @@ class PerceiverMoE(RecordDetector):
         gates, present = [], []
         for part in batches(records):
             fitted = self.fitting(part)
-            gates.append(self.forward(fitted).gates)
+            gates.append(self._read(fitted).gates)
             present.append(fitted.present)
         return usage.summary(torch.cat(gates, 1), torch.cat(present), list(self.widths), records.label)
 
@@ -154,7 +157,7 @@ class PerceiverMoE(RecordDetector):
         def measure() -> dict[str, float]:
             row = trainee.spent()
             if val is not None:
-                row |= learning.judged(torch.cat([self.rate(part) for part in batches(val)]), val.label)
+                row |= learning.judged(torch.cat([self.rate(self.fitting(part)) for part in batches(val)]), val.label)
             return row
 
         return measure

@@ -35,6 +35,11 @@ def subsets(modalities: int) -> list[int]:
     return [*(1 << one for one in range(modalities)), *(whole ^ (1 << one) for one in range(modalities)), whole]
 
 
+def nothing_known(detector: RecordDetector, validation: np.ndarray) -> float:
+    """The score of a record of which nothing is known: what the detector itself says of one, or its mean over validation records. validation: (n,) scores."""
+    return float(validation.mean()) if detector.nothing is None else detector.nothing
+
+
 def subset_scores(
     detector: RecordDetector, records: RecordSet, masks: Sequence[int], prior: float, device: torch.device | str = "cpu"
 ) -> dict[int, np.ndarray]:

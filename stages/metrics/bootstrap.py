@@ -89,11 +89,18 @@ def bootstrap_draws(
 ) -> dict[str, Draws]:
     """Value and draws per metric, for `mean_interval`. Shapes as in `bootstrap_interval`."""
     rows, anomalous = _checked(score, label)
-    rng = np.random.default_rng(seed)
-    resamples = resample(anomalous, ~anomalous, group, n_resamples, rng)
-    seeds = seed_shares(len(rows), n_resamples, rng)
+    resamples, shares = draw(anomalous, group, len(rows), n_resamples, seed)
     values, samples = _over_seeds(rows, anomalous, resamples.weight, metrics)
-    return {name: _draws(values[name], (samples[name] * seeds).sum(1), resamples.resolved) for name in metrics}
+    return {name: _draws(values[name], (samples[name] * shares).sum(1), resamples.resolved) for name in metrics}
+
+
+def draw(anomalous: Flags, group: ArrayLike | None, seeds: int, n_resamples: int, seed: int = 0) -> tuple[Resamples, Floats]:
+    """What every bootstrap over images and training seeds draws: weights of the images, (R, N), and shares of the seeds, (R, seeds).
+
+    anomalous: (N,). The same arguments give the same draws, so that metrics and models are pairs.
+    """
+    rng = np.random.default_rng(seed)
+    return resample(anomalous, ~anomalous, group, n_resamples, rng), seed_shares(seeds, n_resamples, rng)
 
 
 def paired_difference(

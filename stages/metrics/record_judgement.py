@@ -1,8 +1,9 @@
 """Everything that is said of one detector of records on one data set: metrics with intervals, thresholds, calibration, and each kind of fault.
 
 Validation records fix the threshold of each seed (from the normal ones) and, where the score is a logit, its temperature; test records are scored and
-judged at both. What is fitted on test records is called an oracle (`f1_oracle`) or has no threshold at all. Intervals are drawn over groups of test
-records and over seeds, all metrics in the same draws, so that those of two detectors are pairs.
+judged at both. A fit may have been stopped or chosen by the same validation records, so what a threshold promises is approximate, and says so. What is
+fitted on test records is called an oracle (`f1_oracle`), has no threshold at all, or reads it off the normal test records (`fnr_at_fpr_05`). Intervals
+are drawn over groups of test records and over seeds, all metrics in the same draws, so that those of two detectors are pairs.
 
 S seeds, N test records, n validation records, R draws.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stages.metrics import calibration
-from stages.metrics.bootstrap import Draws, bootstrap_draws, resample, seed_shares
+from stages.metrics.bootstrap import Draws, bootstrap_draws, draw
 from stages.metrics.counts import Counts, Metric, auroc_of_counts, average_precision_of_counts, f1_max_of_counts
 from stages.metrics.inputs import Flags, Floats, Undefined, check_finite, checked_label, require_both_classes
 from stages.metrics.thresholds import Threshold, fit_thresholds
@@ -24,6 +25,7 @@ from stages.metrics.thresholds import Threshold, fit_thresholds
 Cell = dict[str, Any]  # {"value", "low", "high"}, {"value"} where no interval is known, {"value": None, "reason"} where there is none
 DEFAULT, HALF = "conformal", "half"
 ALLOWED = 0.05  # the share of normal records that `fnr_at_fpr_05` lets alarm
+SEEN = "a fit may have been chosen by these validation records too, so the promised rate is approximate"
 RAW = "the score is no logit: the method learns from normal records alone"
 AT_THRESHOLD = ("f1", "recall", "precision", "balanced_accuracy", "false_alarm_rate")
 CALIBRATED = ("f1_at_half", "ece", "ece_before", "brier", "nll", "temperature")
@@ -126,9 +128,15 @@ def judge_records(test: Judged, val: Judged, rule: RecordRule, supervised: bool,
 
 def fit_all(val: Judged, rule: RecordRule, supervised: bool) -> dict[str, list[Threshold]]:
     """By method the threshold of each seed on its raw scores; for logits also that of a probability of one half, which no temperature moves."""
-    each = [fit_thresholds(score, val.label, rule.target_false_alarm_rate) for score in val.score]
+    each = [
+        {method: _noted(one) for method, one in fit_thresholds(score, val.label, rule.target_false_alarm_rate).items()} for score in val.score
+    ]
     half = {HALF: [Threshold(HALF, 0.0, 0.5)] * len(each)} if supervised else {}
     return {method: [one[method] for one in each] for method in each[0]} | half
+
+
+def _noted(threshold: Threshold) -> Threshold:
+    return threshold if threshold.value is None else threshold._replace(note="; ".join(filter(None, (threshold.note, SEEN))))
 
 
 def fit_temperature(logit: Floats, label: ArrayLike) -> Calibration:
@@ -162,11 +170,10 @@ def fault_rows(test: Judged, rule: RecordRule) -> list[dict[str, Any]]:
 
 
 def _scene(anomalous: Flags, group: Sequence[str], seeds: int, rule: RecordRule) -> Scene:
-    """The draws of `bootstrap_draws`, which come in the same order from the same generator."""
-    rng = np.random.default_rng(0)
-    drawn = resample(anomalous, ~anomalous, np.asarray(group), rule.resamples, rng)
+    """The draws of `bootstrap_draws`."""
+    drawn, shares = draw(anomalous, np.asarray(group), seeds, rule.resamples)
     weight = np.vstack([np.ones(len(anomalous)), drawn.weight])
-    return Scene(anomalous, weight, seed_shares(seeds, rule.resamples, rng), drawn.resolved)
+    return Scene(anomalous, weight, shares, drawn.resolved)
 
 
 def _ranked(test: Judged, rule: RecordRule) -> tuple[dict[str, Cell], dict[str, Draws]]:

@@ -8,9 +8,10 @@ import torch
 
 from stages.datasets.records import Ragged, Records
 from stages.fusion import artefact, build
-from stages.fusion.perceiver.learning import Source, Trainee, auroc, optimiser
+from stages.fusion.perceiver.learning import Source, Trainee, optimiser
 from stages.fusion.perceiver.tokens import without
 from stages.fusion.perceiver_moe import PerceiverMoE
+from stages.metrics.ranking import auroc
 from stages.training import Run
 from stages.types import NotFitted
 from tests.fusion.perceiver.made_records import SMALL, WIDTHS, drawn
@@ -110,7 +111,7 @@ def test_sixteen_records_can_be_learnt_by_heart():
 
 def test_what_shows_in_any_modality_is_learnt(detector):
     records = drawn(200, seed=5)
-    assert auroc(detector.score(records), records.label) > 0.9
+    assert auroc(detector.score(records).numpy(), records.label.numpy()) > 0.9
 
 
 def test_logits_are_of_the_share_of_anomalies_that_was_learnt_from():
@@ -159,7 +160,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path):
 
 def test_each_epoch_is_told_with_the_model_that_would_be_kept():
     told, val, model = [], drawn(32, seed=1), PerceiverMoE(**SMALL, epochs=3, patience=None)
-    hearing = run(heard=lambda row: told.append((row["epoch"], row["val_auroc"], auroc(model.score(val), val.label))))
+    hearing = run(heard=lambda row: told.append((row["epoch"], row["val_auroc"], auroc(model.score(val).numpy(), val.label.numpy()))))
     model.fit(drawn(40), val, hearing)
     assert [epoch for epoch, _, _ in told] == [0, 1, 2] and all(seen == measured for _, seen, measured in told)
 
@@ -183,7 +184,7 @@ def test_the_units_of_a_dimension_do_not_count():
 def test_the_best_epoch_is_kept():
     drawing, val = run(), drawn(32, seed=1, strength=0.3)
     model = PerceiverMoE(**{**SMALL, "epochs": 6, "patience": 2}).fit(drawn(48, strength=0.3), val, drawing)
-    assert auroc(model.score(val), val.label) == max(row["val_auroc"] for row in drawing.history)
+    assert auroc(model.score(val).numpy(), val.label.numpy()) == max(row["val_auroc"] for row in drawing.history)
 
 
 def test_validation_records_that_nobody_judged_are_left_out():

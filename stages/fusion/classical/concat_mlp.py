@@ -72,7 +72,7 @@ class ConcatMLP(RecordDetector):
             return {"val_loss": binary_cross_entropy_with_logits(logit.cpu(), held_out.label.float()).item()}
 
         plan = Plan(self._optimiser, self.epochs, self.batch_size)
-        if len(held_out.label):
+        if len(held_out.label.unique()) == 2:  # with one label the best would be what says that label always
             plan = Plan(self._optimiser, self.epochs, self.batch_size, watch="val_loss", patience=self.patience)
         run.train(self, InMemory(rows), loss, plan, measure if plan.watch else None, name="network")
 

@@ -33,6 +33,10 @@ class MeanLogit(RecordDetector):
         rows = self.pool.learn(map(self.fitting, batches(train)))
         self.regressions.learn(rows, labelled(self.pool.rows(map(self.fitting, batches(val)))), dict.fromkeys(self.widths, self.c))
 
+    @property
+    def nothing(self) -> float:
+        return float(self.regressions.prior)
+
     def rate(self, records: Records) -> Tensor:
         rows = self.pool(records)
         speaks, logits = self.regressions.speaks(rows), self.regressions(rows)

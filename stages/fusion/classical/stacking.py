@@ -3,7 +3,7 @@ regression for each modality says, and over which modalities are there.
 
 The second level must not see how well the first one remembers: it learns from out-of-fold logits, each from models that were fitted without the record.
 The folds are drawn by seed and balanced by label. Deviation: what belongs together (a shift, a patient) may be parted by the folds, as a detector is not
-told of groups; where records of one group are much alike, the first level is trusted too much.
+told of groups; where records of one group are much alike, the first level is trusted too much. The scale of the tokens is that of all of train.
 """
 
 from __future__ import annotations

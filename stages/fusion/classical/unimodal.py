@@ -36,5 +36,9 @@ class Unimodal(RecordDetector):
         if not self.regression.known.all():
             raise Refusal(f"the {int(rows.present.sum())} training records that have {self.modality} are not of both labels")
 
+    @property
+    def nothing(self) -> float:
+        return float(self.regression.prior)
+
     def rate(self, records: Records) -> Tensor:
         return self.regression(self.pool(records))[:, 0]

@@ -22,6 +22,7 @@ from stages.datasets.records import Ragged, Records, RecordSet, batches
 from stages.fusion.perceiver.experts import balance_loss, z_loss
 from stages.fusion.perceiver.tokens import dropped, without
 from stages.fusion.perceiver.trunk import Network, Reading
+from stages.metrics.ranking import auroc
 from stages.types import Batch
 
 CLIP_NORM = 1.0
@@ -132,13 +133,18 @@ def consistency(full: Tensor, seen: Tensor) -> Tensor:
 
 
 def optimiser(trainee: Trainee, learning_rate: float, weight_decay: float) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
-    """AdamW with decay of matrices alone, gradients clipped before each step and the running mean moved after it."""
+    """AdamW without decay of biases and vectors, gradients clipped before each step and the running mean moved after it."""
 
     def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        matrices, others = ([one for one in parameters if (one.ndim > 1) is wanted] for wanted in (True, False))
+        biases = {id(one) for name, one in trainee.live.named_parameters() if name.endswith("bias")}  # those of experts have three axes
+        matrices, others = ([one for one in parameters if (one.ndim > 1 and id(one) not in biases) is wanted] for wanted in (True, False))
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         made = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-        made.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(parameters, CLIP_NORM) and None)
+
+        def clip(*_: object) -> None:
+            nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+
+        made.register_step_pre_hook(clip)
         made.register_step_post_hook(lambda *_: trainee.follow())
         return made
 
@@ -159,14 +165,6 @@ def ragged(features: Mapping[str, Tensor], names: list[str]) -> dict[str, Ragged
     return {name: Ragged(*(features[f"{number}.{part}"] for part in Ragged._fields)) for number, name in enumerate(names)}
 
 
-def auroc(score: Tensor, label: Tensor) -> float:
-    """Share of pairs of an anomalous and a normal record that are in order, ties half. score, label: (B,), both labels there."""
-    normal = score[label == 0].double().sort().values
-    anomalous = score[label == 1].double()
-    below = torch.searchsorted(normal, anomalous) + torch.searchsorted(normal, anomalous, right=True)
-    return float(below.double().mean() / (2 * len(normal)))
-
-
 def judged(score: Tensor, label: Tensor) -> dict[str, float]:
     """`val_auroc`, `val_cross_entropy`, and `val_rank_loss`: 1 - AUROC, where ties are told apart by the cross-entropy.
 
@@ -175,8 +173,9 @@ def judged(score: Tensor, label: Tensor) -> dict[str, float]:
     entropy = float(functional.binary_cross_entropy_with_logits(score.float(), label.float()))
     if len(label.unique()) < 2:
         return {"val_cross_entropy": entropy}
-    area = auroc(score, label)
-    return {"val_auroc": area, "val_cross_entropy": entropy, "val_rank_loss": 1 - area + 1e-4 * entropy / (1 + entropy)}
+    area = auroc(score.double().cpu().numpy(), label.cpu().numpy())
+    step = 1 / (2 * int((label == 0).sum()) * int((label == 1).sum()))  # the least that two AUROCs differ by
+    return {"val_auroc": area, "val_cross_entropy": entropy, "val_rank_loss": 1 - area + step * entropy / (1 + entropy)}
 
 
 def _held(records: RecordSet) -> Any:

@@ -150,7 +150,7 @@ class Tokeniser(nn.Module):
                 sums[name] = [kept[0] + len(values), kept[1] + values.sum(0), kept[2] + values.square().sum(0)]
         for name, (count, total, squares) in sums.items():
             if not count:
-                continue  # no record has it: its adapter is never asked
+                continue
             mean = total / count
             spread = (squares / count - mean.square()).clamp(min=0).sqrt()
             adapter = self.adapters[key(name)]

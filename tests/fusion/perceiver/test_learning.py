@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from stages.fusion.perceiver.learning import Objective, Source, Trainee, auroc, consistency, judged, log_weight, ragged
+from stages.fusion.perceiver.learning import Objective, Source, Trainee, consistency, judged, log_weight, ragged
 from stages.fusion.perceiver.trunk import Network, Shape
 from tests.fusion.perceiver.made_records import WIDTHS, drawn
 
@@ -100,7 +100,15 @@ def test_weight_of_anomalies_is_the_ratio_up_to_ten():
 def test_auroc_is_that_of_scikit_learn_with_ties():
     draw = torch.Generator().manual_seed(0)
     score, label = torch.randint(0, 6, (60,), generator=draw).float(), torch.randint(0, 2, (60,), generator=draw)
-    assert auroc(score, label) == pytest.approx(roc_auc_score(label, score))
+    assert judged(score, label)["val_auroc"] == pytest.approx(roc_auc_score(label, score))
+
+
+def test_cross_entropy_never_outweighs_a_pair_that_is_out_of_order():
+    label = torch.arange(400) % 2
+    perfect = label * 2e-3 - 1e-3  # in order, and unsure of everything
+    sure = label * 60.0 - 30.0
+    sure[0], sure[1] = 0.1, 0.0  # one pair the wrong way round, all else certain
+    assert judged(sure, label)["val_auroc"] < 1 and judged(sure, label)["val_rank_loss"] > judged(perfect, label)["val_rank_loss"]
 
 
 def test_of_two_perfect_states_the_surer_one_is_kept():
