@@ -56,7 +56,8 @@ def test_with_equal_widths_the_distance_is_the_partial_one_of_scikit_learn():
 
 def test_a_record_that_shares_nothing_with_the_bank_is_typical():
     train = records(0, 40, missing=0).only(["text", "image"])
-    detector = fit("knn", train=train)
+    detector = fusion.build("classical.knn", {}, at=()).open(train.widths)
+    detector.learn(train.take((train.label == 0).nonzero()[:, 0].tolist()), train.take([]), Run(seed=0, quiet=True))  # `fit` would refuse it
     bank = train.take((train.label == 0).nonzero()[:, 0].tolist())
     left_out = [detector.score(bank.take([at])).item() for at in range(3)]
     score = detector.score(records(1, 4, missing=0).only(["series"]))
