@@ -231,8 +231,8 @@ def test_notice_names_each_detector_of_signals_and_its_paper(detector):
         assert paper in notice
 
 
-@pytest.mark.parametrize("detector", [name for name in fusion.known() if "." in name])
-def test_notice_names_each_plain_detector_of_records_and_its_paper(detector):
+@pytest.mark.parametrize("detector", fusion.known())
+def test_notice_names_each_detector_of_records_and_its_paper(detector):
     notice, own = (ROOT / "NOTICE").read_text(), f"stages/fusion/{detector.replace('.', '/')}.py"
     assert own in notice or f"{Path(own).parent.as_posix()}/\n" in notice
     for paper in re.findall(r"arXiv:\d{4}\.\d{4,5}", ast.get_docstring(ast.parse((ROOT / own).read_text())) or ""):
