@@ -231,12 +231,17 @@ def test_notice_names_each_detector_of_signals_and_its_paper(detector):
         assert paper in notice
 
 
-@pytest.mark.parametrize("detector", [name for name in fusion.known() if "." in name])
-def test_notice_names_each_plain_detector_of_records_and_its_paper(detector):
+@pytest.mark.parametrize("detector", fusion.known())
+def test_notice_names_each_detector_of_records(detector):
     notice, own = (ROOT / "NOTICE").read_text(), f"stages/fusion/{detector.replace('.', '/')}.py"
     assert own in notice or f"{Path(own).parent.as_posix()}/\n" in notice
-    for paper in re.findall(r"arXiv:\d{4}\.\d{4,5}", ast.get_docstring(ast.parse((ROOT / own).read_text())) or ""):
-        assert paper in notice
+
+
+def test_notice_names_every_paper_of_detectors_of_records_and_of_their_parts():
+    notice = (ROOT / "NOTICE").read_text()
+    heads = [ast.get_docstring(ast.parse(file.read_text())) or "" for file in (ROOT / "stages/fusion").rglob("*.py")]
+    papers = {paper for head in heads for paper in re.findall(r"arXiv:\d{4}\.\d{4,5}", head)}
+    assert len(papers) >= 7 and [paper for paper in papers if paper not in notice] == []
 
 
 def test_notice_names_the_built_in_weights_and_data():
