@@ -14,12 +14,13 @@ same bytes; labels, shifts and what is to be seen depend on nothing but `seed`, 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages import io
+from stages import engine, io
 from stages.datasets.record_adapters import RecordReading, RecordRow
 from stages.datasets.records import MODALITIES
 from stages.datasets.samples import DataError
@@ -31,6 +32,7 @@ from stages.seed import numpy_generator
 
 SUFFIXES = {"text": "txt", "image": "png", "video": "mp4", "audio": "wav", "series": "csv"}
 ORACLE = "oracle.parquet"
+MANY = 100  # records from which on it pays to start processes
 ABOUT = {
     "name": "station",
     "licence": "Apache-2.0",
@@ -81,7 +83,14 @@ def read_records(source: Path, folder: Path, *, seed: int = 0, records: int = 48
     sizes = Sizes(picture_size, film_size, frames, sound_seconds, sensor_rows)
     check(records, shifts, shares | {f"missing_rate of {name}": share for name, share in rate.items()}, rate, sizes)
     drawn = plan(seed, records, shifts, anomalous, visibility, rate, missing_by_design, missing_not_at_random, confound)
-    rows = [_row(drawn, at, render(folder, drawn, at, seed, sizes)) for at in range(records)]
+    units = [
+        engine.Unit(shift.name, {"folder": folder, "drawn": drawn, "shift": number, "seed": seed, "sizes": sizes})
+        for number, shift in enumerate(drawn.shifts)
+    ]
+    outcomes = engine.run(render_shift, units, processes=(os.cpu_count() or 1) if records >= MANY else 1)
+    if engine.exit_code("station", outcomes):
+        raise RuntimeError("the station could not be rendered; the reason is above")
+    rows = [_row(drawn, at, paths) for outcome in outcomes for at, paths in outcome.value.items()]
     oracle = _write_oracle(folder / ORACLE, drawn, visibility, seed)
     settings = {"seed": seed, "visibility": visibility, "missing_rate": rate, "missing_by_design": missing_by_design}
     settings |= {"missing_not_at_random": missing_not_at_random, "confound": confound}
@@ -134,6 +143,11 @@ def scene(drawn: Plan, at: int, modality: str, seed: int) -> Scene:
     state = (int(now.programme[at]), float(now.load[at]), float(now.wear[at]), float(now.heat[at]))
     levels = dict(zip(KINDS, evidence.mention(column).tolist(), strict=True))
     return Scene(seed, at, drawn.shifts[now.shift[at]], *state, process.traces(column), levels)
+
+
+def render_shift(folder: Path, drawn: Plan, shift: int, seed: int, sizes: Sizes) -> dict[int, dict[str, str]]:
+    """Write the media of one shift: record -> modality -> path below `folder`."""
+    return {at: render(folder, drawn, at, seed, sizes) for at in np.flatnonzero(drawn.process.shift == shift).tolist()}
 
 
 def render(folder: Path, drawn: Plan, at: int, seed: int, sizes: Sizes) -> dict[str, str]:
