@@ -53,7 +53,7 @@ def read_record(path: Path, *, name: str = "", as_tokens: bool = False) -> Read:
     try:
         content = io.load_foreign(path)
     except io.NotNumbers as error:
-        code = "E301" if "NaN" in error.what else "E325"
+        code = "E301" if isinstance(error, io.NotFinite) else "E325"
         raise RecordError(code, shown, error.key, error.what, AGAIN) from None
     except io.UnsafeFile as error:
         what = str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")

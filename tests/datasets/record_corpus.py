@@ -63,6 +63,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a tensor without memory": (save({"embeddings": torch.empty(3, 3, device="meta")}), "E325", "embeddings"),
     "complex numbers": (save({"embeddings": torch.zeros(2, 2, dtype=torch.complex64)}), "E325", "embeddings"),
     "a list": (save({"embeddings": [[1.0, 2.0]]}), "E325", "embeddings"),
+    "NaN in an array": (save({"embeddings": NAN.numpy(), "labels": 0}), "E301", "embeddings"),
     "NaN": (save({"embeddings": NAN, "labels": 0}), "E301", "embeddings"),
     "infinity in a general file": (save({"modalities": {"gas": {"tokens": torch.tensor([[np.inf]])}}}), "E301", "modalities.gas.tokens"),
     "beyond float32": (save({"embeddings": np.array([[1e300]])}), "E301", "embeddings"),
