@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from stages import fusion, io
 from stages.datasets import record_splits
-from stages.datasets.record_intake import Grouping, Intake, grouped
 from stages.datasets.record_files import SPLITS
+from stages.datasets.record_intake import Grouping, Intake, grouped
 from stages.datasets.record_lists import Item, listing
 from stages.datasets.records import UNKNOWN, Record, Records, batches, packed
 from stages.errors import UserError
