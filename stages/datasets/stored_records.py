@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from stages.datasets.record_adapters import STORED, RecordReading, RecordRow
 from stages.datasets.record_errors import RecordError
-from stages.datasets.record_intake import Grouping, Intake, grouped
+from stages.datasets.record_intake import Grouping, Intake, grouped, warned
 from stages.datasets.record_lists import PATTERN, Listing, listing
 from stages.datasets.records import Record
 from stages.datasets.samples import Problem
@@ -26,7 +26,7 @@ def read_records(source: Path, folder: Path, *, pattern: str = PATTERN, group: G
     """
     found = _under_one_root(listing(source, pattern))
     problems: list[Problem] = []
-    intake, records = Intake(found, as_tokens=as_tokens, say=lambda text: problems.append(_warning(text))), list[Record]()
+    intake, records = Intake(found, as_tokens=as_tokens, say=lambda text: problems.append(warned(text, "Nothing, if that is meant"))), list[Record]()
     with progress("reading", len(found.items)) as advance:
         for position in range(len(found.items)):
             if (record := intake.read(position)) is not None:
@@ -57,9 +57,3 @@ def _under_one_root(found: Listing) -> Listing:
     if root.is_relative_to(given):  # as the user wrote it, so that a project that is moved still finds it
         return Listing(found.root, [item._replace(path=PurePosixPath(path.relative_to(given)).as_posix()) for item, path in zip(items, paths)])
     return Listing(root, items)
-
-
-def _warning(text: str) -> Problem:
-    code, rest = text.split(" ", 1)
-    path, what = rest.split(": ", 1)
-    return Problem(code, "warning", path, what, "Nothing, if that is meant")

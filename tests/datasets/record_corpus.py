@@ -74,6 +74,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no modality": (save({"labels": 1, "note": 3}), "E321", ""),
     "no dict": (save(torch.zeros(3, 3)), "E321", ""),
     "modalities that are none": (save({"modalities": [1, 2]}), "E321", "modalities"),
+    **{
+        f"a modality named {name}": (save({"modalities": {name: torch.zeros(1, 2)}}), "E321", f"modalities.{name}")
+        for name in ("record_id", "label", "step_label", "score", "seed", "stored")
+    },
     "a modality named as a path": (save({"modalities": {"../x": torch.zeros(1, 2)}}), "E321", "modalities"),
     "the label 2": (save(series(label=2)), "E326", "label"),
     "the label -1": (save({**series(), "labels": -1}), "E326", "labels"),
