@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from stages.errors import Missing, UserError
 
 if TYPE_CHECKING:
+    import numpy
     import pyarrow
     from torch import Tensor
 
@@ -41,6 +42,10 @@ class NotNumbers(UnsafeFile):
     def __init__(self, path: Path, key: str, what: str) -> None:
         super().__init__(f"{path}: {key} {what}; extract these features again")
         self.key, self.what = key, what
+
+
+class NotFinite(NotNumbers):
+    """Numbers in a foreign file are NaN or infinite."""
 
 
 class DamagedFile(UserError, ValueError):
@@ -174,7 +179,10 @@ def load_foreign(path: Path) -> Any:
         if kind := re.search(r"numpy\.dtypes\.(\w+)DType", str(error)):
             raise NotNumbers(path, _array_key(path), f"is an array of {kind[1]}, not of numbers") from None
         raise UnsafeFile(f"{path} is not a plain file of tensors and was not loaded: {_reason(error)}") from None
-    _refuse_not_finite(path, content, at="")
+    try:
+        _Contents(path).examine(content, at="")
+    except RecursionError:
+        raise UnsafeFile(f"{path} is nested too deeply: a list or dict in it may hold itself; save its tensors in one dict") from None
     return content
 
 
@@ -231,37 +239,65 @@ def _refuse_bomb(path: Path) -> None:
             declared = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise UnsafeFile(f"{path} is a damaged archive: {error}") from error
-    if declared > FOREIGN_BYTES or declared > FOREIGN_RATIO * path.stat().st_size + 2**20:
+    if declared > _most_bytes(path):
         raise UnsafeFile(f"{path} ({path.stat().st_size} bytes) would unpack to {declared} bytes; refused as a decompression bomb")
 
 
-def _refuse_not_finite(path: Path, content: Any, at: str) -> None:
-    import numpy
-    import torch
-
-    if isinstance(content, dict):
-        for key, value in content.items():
-            _refuse_not_finite(path, value, f"{at}.{key}")
-    elif isinstance(content, list | tuple):
-        for position, value in enumerate(content):
-            _refuse_not_finite(path, value, f"{at}[{position}]")
-    elif isinstance(content, torch.Tensor):
-        _refuse_tensor(path, content, at.lstrip("."))
-    elif isinstance(content, numpy.ndarray) and (content.dtype.kind not in "biuf" or not numpy.isfinite(content).all()):
-        raise NotNumbers(path, at.lstrip("."), f"is not an array of finite numbers (dtype {content.dtype})")
+def _most_bytes(path: Path) -> int:
+    """What a foreign file may become in memory."""
+    return min(FOREIGN_BYTES, FOREIGN_RATIO * path.stat().st_size + 2**20)
 
 
-def _refuse_tensor(path: Path, tensor: Tensor, at: str) -> None:
-    """A tensor can be huge without its file being so: rows that all lie in the same bytes, or no bytes at all."""
-    import torch
+class _Contents:
+    """Goes through what a foreign file held and adds up what it takes as plain float32; refuses too much of it, and all but finite numbers."""
 
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        raise NotNumbers(path, at, f"is not a dense tensor in memory (layout {tensor.layout}, dtype {tensor.dtype}, device {tensor.device})")
-    declared, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
-    if declared > FOREIGN_RATIO * stored + 2**20:
-        raise UnsafeFile(f"{path}: {at} has {stored} bytes and would unpack to {declared}; refused as a decompression bomb")
-    if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
-        raise NotNumbers(path, at, f"holds NaN or infinity, first at {(~finite).nonzero()[0].tolist()}")
+    def __init__(self, path: Path) -> None:
+        self.path, self.most, self.total = path, _most_bytes(path), 0
+
+    def examine(self, content: Any, at: str) -> None:
+        import numpy
+        import torch
+
+        self._add(1)  # parts that hold others many times over are many, too
+        if isinstance(content, dict):
+            for key, value in content.items():
+                self.examine(value, f"{at}.{key}")
+        elif isinstance(content, list | tuple):
+            for position, value in enumerate(content):
+                self.examine(value, f"{at}[{position}]")
+        elif isinstance(content, torch.Tensor):
+            self._tensor(content, at.lstrip("."))
+        elif isinstance(content, numpy.ndarray):
+            self._array(content, at.lstrip("."))
+
+    def _add(self, size: int) -> None:
+        self.total += size
+        if self.total > self.most:
+            what = f"({self.path.stat().st_size} bytes) would take more than {self.most} bytes in memory; refused as a decompression bomb"
+            raise UnsafeFile(f"{self.path} {what}")
+
+    def _array(self, array: numpy.ndarray, at: str) -> None:
+        import numpy
+
+        self._add(array.size * max(array.itemsize, 4))
+        if array.dtype.kind not in "biuf":
+            raise NotNumbers(self.path, at, f"is not an array of numbers (dtype {array.dtype})")
+        if not numpy.isfinite(array).all():
+            raise NotFinite(self.path, at, f"holds NaN or infinity (dtype {array.dtype})")
+
+    def _tensor(self, tensor: Tensor, at: str) -> None:
+        """A tensor can be huge without its file being so: rows that all lie in the same bytes, or no bytes at all."""
+        import torch
+
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            what = f"is not a dense tensor in memory (layout {tensor.layout}, dtype {tensor.dtype}, device {tensor.device})"
+            raise NotNumbers(self.path, at, what)
+        if tensor.is_complex():
+            raise NotNumbers(self.path, at, f"is complex ({tensor.dtype}), expected real numbers")
+        self._add(tensor.numel() * max(tensor.element_size(), 4))
+        plain = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor  # float8 knows no isfinite
+        if plain.is_floating_point() and not (finite := plain.isfinite()).all():
+            raise NotFinite(self.path, at, f"holds NaN or infinity, first at {(~finite).nonzero()[0].tolist()}")
 
 
 def file_hash(path: Path) -> str:

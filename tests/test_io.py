@@ -84,6 +84,46 @@ def test_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path):
         io.load_foreign(tmp_path / "bomb.pt")
 
 
+def test_many_small_tensors_that_become_large_are_refused_together(tmp_path):
+    """Each of them is within what a file may grow to; all of them would take 800 MB."""
+    torch.save({str(place): torch.zeros(1, dtype=torch.uint8).expand(1000, 1000) for place in range(200)}, tmp_path / "many.pt")
+    with pytest.raises(io.UnsafeFile, match="decompression bomb"):
+        io.load_foreign(tmp_path / "many.pt")
+    torch.save({str(place): torch.zeros(1, dtype=torch.uint8).expand(100) for place in range(200)}, tmp_path / "few.pt")
+    assert len(io.load_foreign(tmp_path / "few.pt")) == 200
+
+
+def test_lists_that_hold_each_other_many_times_over_are_refused(tmp_path):
+    many = [0]
+    for _ in range(9):
+        many = [many] * 10
+    torch.save({"x": many}, tmp_path / "laughs.pt")
+    with pytest.raises(io.UnsafeFile, match="decompression bomb"):
+        io.load_foreign(tmp_path / "laughs.pt")
+
+
+def test_a_list_that_holds_itself_is_nested_too_deeply(tmp_path):
+    own = []
+    own.append(own)
+    torch.save({"x": own}, tmp_path / "own.pt")
+    with pytest.raises(io.UnsafeFile, match="is nested too deeply"):
+        io.load_foreign(tmp_path / "own.pt")
+
+
+def test_complex_numbers_are_no_features_even_where_they_are_nan(tmp_path):
+    torch.save({"x": torch.tensor([complex("nan")])}, tmp_path / "complex.pt")
+    with pytest.raises(io.NotNumbers, match="x is complex") as refused:
+        io.load_foreign(tmp_path / "complex.pt")
+    assert not isinstance(refused.value, io.NotFinite)
+
+
+@pytest.mark.parametrize("bad", [torch.tensor([1, float("nan")]).to(torch.float8_e4m3fn), torch.tensor([1, float("inf")]).to(torch.float8_e5m2)])
+def test_numbers_of_one_byte_are_looked_at_as_others_are(tmp_path, bad):
+    torch.save({"x": bad[:1], "y": bad}, tmp_path / "bad.pt")
+    with pytest.raises(io.NotFinite, match=r"y holds NaN or infinity, first at \[1\]"):
+        io.load_foreign(tmp_path / "bad.pt")
+
+
 @pytest.mark.parametrize("bad", [torch.tensor([1.0, float("nan")]), np.float32([1, np.inf]), np.array([{}], dtype=object)])
 def test_foreign_values_that_are_not_finite_numbers_are_refused(tmp_path, bad):
     torch.save({"tokens": {"video": bad}}, tmp_path / "bad.pt")

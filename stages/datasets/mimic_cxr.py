@@ -15,8 +15,9 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -28,6 +29,7 @@ from stages.datasets.samples import DataError, Problem
 from stages.seed import numpy_generator
 
 PLACE = re.compile(r"p(\d+)/s(\d+)(?:\.txt|/[^/]+\.(?:jpg|jpeg|png))$", re.IGNORECASE)
+MOST_BYTES = 2**28  # of the table of splits; that of version 2.0.0 has a tenth of it
 OFFICIAL = {"train": "train", "validate": "val", "test": "test"}
 ABOUT = {
     "name": "mimic_cxr",
@@ -56,7 +58,11 @@ def read_records(
     """mismatched: share of the pairs of a split that get another patient's report. val_fraction, test_fraction: of the patients, without an official split."""
     del folder
     studies, problems = _studies(source)
-    place = _official(source) or _drawn([one.patient for one in studies], seed, val_fraction, test_fraction)
+    place = _official(source)
+    if place and (without := sorted({one.patient for one in studies} - set(place))):
+        what = f"{len(without)} patients have no row in the table of splits ({', '.join(without[:3])}{', ...' if without[3:] else ''}); they are in train"
+        problems.append(Problem("E438", "warning", source.as_posix(), what, "Take the table of the same version as the pictures"))
+    place = place or _drawn([one.patient for one in studies], seed, val_fraction, test_fraction)
     rows = []
     for split in ("train", "val", "test"):
         members = [one for one in studies if place.get(one.patient, "train") == split]
@@ -97,11 +103,25 @@ def _official(source: Path) -> Mapping[str, str]:
     found = sorted([*source.rglob("mimic-cxr-2.0.0-split.csv"), *source.rglob("mimic-cxr-2.0.0-split.csv.gz")])
     if not found:
         return {}
-    content = gzip.decompress(found[0].read_bytes()) if found[0].suffix == ".gz" else found[0].read_bytes()
-    rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
-    if missing := {"subject_id", "split"} - set(rows.fieldnames or ()):
+    columns, rows = _table(found[0])
+    if missing := {"subject_id", "split"} - set(columns):
         raise DataError(f"E438 {found[0]} has no column {sorted(missing)[0]}. Take the file as PhysioNet gives it")
-    return {row["subject_id"]: OFFICIAL.get(row["split"], "train") for row in rows}
+    if unknown := sorted({str(row["split"]) for row in rows} - set(OFFICIAL)):
+        raise DataError(f"E438 {found[0]} has the split {unknown[0]!r}, expected {', '.join(OFFICIAL)}. Take the file as PhysioNet gives it")
+    return {row["subject_id"]: OFFICIAL[row["split"]] for row in rows}
+
+
+def _table(path: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
+    """The columns and the rows of a CSV file, packed or not. Raises DataError for one that is cut off, no text, or larger than any table of splits."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise DataError(f"E438 {path} holds more than {MOST_BYTES} bytes, more than the table of all splits. Take the file as PhysioNet gives it")
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
+        return rows.fieldnames or (), list(rows)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"E438 {path} cannot be read as a table: {error}. Take the file as PhysioNet gives it") from error
 
 
 def _drawn(patients: list[str], seed: int, val_fraction: float, test_fraction: float) -> Mapping[str, str]:

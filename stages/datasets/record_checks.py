@@ -23,6 +23,7 @@ WITHOUT = "Their records go on without that modality"
 COMPLAINTS = {  # cause -> code, what, fix
     "not there": ("E420", "files that are not there", WITHOUT),
     "empty": ("E421", "files that are empty", WITHOUT),
+    "outside": ("E428", "paths that leave the data folder", "Bring these files into it, and correct the paths"),
     "no file left": ("E422", "records that have no file left and are out", "Bring their files, or drop the rows"),
 }
 
@@ -31,7 +32,7 @@ class CheckedRecords(NamedTuple):
     rows: list[RecordRow]  # usable ones by id; `paths` holds the files that are there, `content` a hash of each
     problems: list[Problem]
     files: int  # that the data set names
-    lost: int  # of them, those that are not there or empty
+    lost: int  # of them, those that are not there, empty or outside of its folder
 
 
 def check(reading: RecordReading, advance: Advance = lambda count: None) -> CheckedRecords:
@@ -52,7 +53,7 @@ def check(reading: RecordReading, advance: Advance = lambda count: None) -> Chec
             lost["no file left"].append(row.record_id)
         advance(1)
     problems = [*reading.problems, *(_problem(cause, sorted(paths)) for cause, paths in sorted(lost.items()))]
-    files, missing = sum(len(row.paths) for row in reading.rows), sum(len(lost[cause]) for cause in ("not there", "empty"))
+    files, missing = sum(len(row.paths) for row in reading.rows), sum(len(lost[cause]) for cause in ("not there", "empty", "outside"))
     if not rows or missing > MISSING_LIMIT * files:
         told = "; ".join(problem.what for problem in problems) or "it names no record"
         raise DataError(f"E423 {reading.root} lacks {missing} of the {files} files that its records name, at most 5 % may be: {told}. "
@@ -62,7 +63,9 @@ def check(reading: RecordReading, advance: Advance = lambda count: None) -> Chec
 
 def _why_not(reading: RecordReading, path: str) -> str | None:
     place = reading.root / path
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not place.is_file():
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        return "outside"
+    if not place.is_file():
         return "not there"
     return None if place.stat().st_size else "empty"
 

@@ -24,6 +24,8 @@ from stages.datasets.records import UNKNOWN, Record, Tokens
 KEYS = {"audio_tokens": "audio", "video_tokens": "video", "embeddings": "series", "img_feat": "image", "text_feat": "text"}
 SCHEMAS = {"general": None, "audio-video": ("audio_tokens", "video_tokens"), "series": ("embeddings",), "image-text": ("img_feat", "text_feat")}
 NAMED = ("id", "filename", "labels", "label", "group", "fault", "split", "modalities")
+# Columns beside which tables of results have one for each modality, and what stands for all of them.
+RESERVED = ("record_id", "label", "step_label", "fault", "group", "split", "seed", "score", "probability", "present", "missing", "stored")
 PARTS = ("tokens", "time", "mask")
 UNORDERED = ("image",)  # modalities whose tokens have no order in time unless the file gives one
 AGAIN = "Write these features again"
@@ -53,7 +55,7 @@ def read_record(path: Path, *, name: str = "", as_tokens: bool = False) -> Read:
     try:
         content = io.load_foreign(path)
     except io.NotNumbers as error:
-        code = "E301" if "NaN" in error.what else "E325"
+        code = "E301" if isinstance(error, io.NotFinite) else "E325"
         raise RecordError(code, shown, error.key, error.what, AGAIN) from None
     except io.UnsafeFile as error:
         what = str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ")
@@ -139,6 +141,8 @@ def _general(content: dict, path: str) -> dict[str, Any]:
         return {}
     if not isinstance(general, dict) or not all(isinstance(name, str) and name.replace("_", "").replace("-", "").isalnum() for name in general):
         raise RecordError("E321", path, "modalities", "is no dict of names (letters, digits, - and _) to tokens", AGAIN)
+    if taken := [name for name in general if name in RESERVED]:
+        raise RecordError("E321", path, f"modalities.{taken[0]}", "has a name that tables of records use for something else", "Give it another name")
     return general
 
 
@@ -175,7 +179,7 @@ def _tokens(value: Any, path: str, key: str, name: str, split_axes: bool) -> Tok
 
 
 def _array(value: Any, path: str, key: str) -> Tensor:
-    """A tensor of its own memory. Arrays of any byte order and lists of numbers are taken too."""
+    """A tensor of its own memory. Arrays of any byte order are taken too, lists are not."""
     import numpy
 
     if isinstance(value, numpy.ndarray):

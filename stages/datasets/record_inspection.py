@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from stages.datasets.record_errors import RecordError, some
-from stages.datasets.record_intake import Grouping, Intake, grouped
+from stages.datasets.record_intake import Grouping, Intake, grouped, warned
 from stages.datasets.record_lists import Listing
 from stages.datasets.record_store import RecordStore
 from stages.datasets.records import UNKNOWN
@@ -59,7 +59,7 @@ class _Row(NamedTuple):
 def examined(found: Listing, *, as_tokens: bool = False, group: Grouping = "auto", quiet: bool = False) -> Examined:
     """Reads every file, and changes nothing."""
     problems: list[Problem] = []
-    intake, rows = Intake(found, as_tokens=as_tokens, say=lambda text: problems.append(_warning(text))), list[_Row]()
+    intake, rows = Intake(found, as_tokens=as_tokens, say=lambda text: problems.append(warned(text))), list[_Row]()
     with progress("reading", len(found.items), quiet=quiet) as advance:
         for position in range(len(found.items)):
             if (record := intake.read(position)) is not None:
@@ -127,8 +127,3 @@ def _untrainable(rows: list[_Row], of: dict[str, list[int]]) -> Iterable[Problem
         rare = min(whole, key=whole.__getitem__)
         what = f"the {LABELS[rare]} records lie in {whole[rare]} groups; train, val and test need one each"
         yield Problem("E306", "error", "", what, "Add records, or choose --group file where files do not belong together")
-
-
-def _warning(text: str) -> Problem:
-    code, rest = text.split(" ", 1)
-    return Problem(code, "warning", rest.split(": ", 1)[0], rest.split(": ", 1)[-1], "")

@@ -14,6 +14,7 @@ from stages.datasets.record_errors import RecordError, Rejected, some
 from stages.datasets.record_files import read_record
 from stages.datasets.record_lists import Listing, distinct_stems
 from stages.datasets.records import UNKNOWN, Record
+from stages.datasets.samples import Problem
 
 Grouping = Literal["auto", "file", "folder", "id"]
 GROUPINGS = ("auto", "file", "folder", "id")
@@ -78,6 +79,12 @@ class Intake:
         if key not in self.unknown:
             self._say(f"W321 {path}: the key {key} means nothing here and is ignored, in this file and in others")
         self.unknown[key] = self.unknown.get(key, 0) + 1
+
+
+def warned(text: str, fix: str = "") -> Problem:
+    """What an intake says ("W302 path: what") as a problem of the data set."""
+    code, rest = text.split(" ", 1)
+    return Problem(code, "warning", rest.split(": ", 1)[0], rest.split(": ", 1)[-1], fix)
 
 
 def grouped(rule: Grouping, paths: Sequence[str], said_ids: Sequence[str], groups: Sequence[str], labels: Sequence[int]) -> tuple[list[str], str]:

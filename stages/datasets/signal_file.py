@@ -38,6 +38,7 @@ FORMATS = (
 )
 FORMATS += tuple(form.replace(":%S", "") for form in FORMATS)
 PEEK = 2**16  # bytes that the form of a file is told from
+MOST_BYTES = 2**31  # of the cells of one parquet file, eight bytes each; its compressed pages tell nothing of that
 
 
 class Columns(NamedTuple):
@@ -175,6 +176,10 @@ def _parquet(path: Path) -> pyarrow.Table:
 
     try:
         with pa.parquet.ParquetFile(path) as file:
+            rows, columns = file.metadata.num_rows, file.metadata.num_columns
+            if rows * columns * 8 > MOST_BYTES:
+                what = f"declares {rows} rows of {columns} columns, {rows * columns * 8} bytes as numbers, at most {MOST_BYTES} are read"
+                raise DataError(f"E317 {path} {what}. Cut it into several files")
             return file.read()
     except pa.ArrowException as error:
         raise DataError(f"E317 {path} is no parquet file: {str(error).splitlines()[0]}. Export it again") from error

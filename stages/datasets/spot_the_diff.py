@@ -7,13 +7,11 @@ once. Pictures are of surveillance cameras; which pairs come from one camera is 
     annotations/train.json, val.json, test.json     [{"img_id": "5", "sentences": ["the car is gone", ...]}, ...]
     resized_images/5.png, 5_2.png                   before and after
 
-The descriptions are written as text files into the data set's folder, and the pictures linked (or copied) beside them.
+The descriptions are written as text files into the data set's folder, and the pictures copied beside them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,7 +46,7 @@ def read_records(source: Path, folder: Path, *, mismatched: Annotated[float, Fie
             io.write_text(folder / f"{name}.txt", "\n".join(said) + "\n")
             paths = {"text": f"{pairs[text][0]}.txt", "image": f"{name}.png", "image_after": f"{name}_2.png"}
             for after, key in ((False, "image"), (True, "image_after")):
-                _linked(_picture(source, name, after) or source, folder / paths[key])
+                _copied(_picture(source, name, after) or source, folder / paths[key])
             rows.append(RecordRow(name, paths, int(text != at), "mismatch" if text != at else "", name, split))
     if not rows:
         raise DataError(
@@ -63,8 +61,8 @@ def _annotations(source: Path, split: str) -> list[tuple[str, list[str]]]:
     """(img_id, sentences) of each pair, by id."""
     path = next((place for place in (source / "annotations" / f"{split}.json", source / f"{split}.json") if place.is_file()), None)
     content: Any = io.read_json(path) if path else []
-    if not isinstance(content, list) or not all(isinstance(one, dict) and {"img_id", "sentences"} <= set(one) for one in content):
-        raise DataError(f"E439 {path} is no list of {{img_id, sentences}}. Take the file as its authors give it")
+    if not isinstance(content, list) or not all(isinstance(one, dict) and "img_id" in one and isinstance(one.get("sentences"), list) for one in content):
+        raise DataError(f"E439 {path} is no list of {{img_id, sentences: [...]}}. Take the file as its authors give it")
     return sorted((Path(str(one["img_id"])).name, [str(text) for text in one["sentences"]]) for one in content)
 
 
@@ -73,9 +71,7 @@ def _picture(source: Path, name: str, after: bool) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _linked(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # another disk, or one without links
-        os.link(source, target)
-        return
+def _copied(source: Path, target: Path) -> None:
+    """A copy, not a link: whoever writes to one of two linked files changes both, and the source is not ours."""
+    target.unlink(missing_ok=True)  # of an earlier version it may be a link to the source
     shutil.copyfile(source, target)

@@ -11,18 +11,22 @@ import os
 from pathlib import Path, PurePosixPath
 
 from stages.datasets.record_adapters import STORED, RecordReading, RecordRow
-from stages.datasets.record_intake import Grouping, Intake, grouped
-from stages.datasets.record_lists import Listing, listing
+from stages.datasets.record_errors import RecordError
+from stages.datasets.record_intake import Grouping, Intake, grouped, warned
+from stages.datasets.record_lists import PATTERN, Listing, listing
 from stages.datasets.records import Record
 from stages.datasets.samples import Problem
 from stages.progress import progress
 
 
-def read_records(source: Path, folder: Path, *, pattern: str = "**/*.pt", group: Grouping = "auto") -> RecordReading:
-    """pattern: which files of a folder. group: what must not be split where files do not say: the file, the folder it lies in, what has the same id."""
+def read_records(source: Path, folder: Path, *, pattern: str = PATTERN, group: Grouping = "auto", as_tokens: bool = False) -> RecordReading:
+    """pattern: which files of a folder. group: what must not be split where files do not say: the file, the folder it lies in, what has the same id.
+
+    as_tokens: video (T, K, D) as T * K tokens of width D, as the encoder entry of kind stored says it.
+    """
     found = _under_one_root(listing(source, pattern))
     problems: list[Problem] = []
-    intake, records = Intake(found, say=lambda text: problems.append(_warning(text))), list[Record]()
+    intake, records = Intake(found, as_tokens=as_tokens, say=lambda text: problems.append(warned(text, "Nothing, if that is meant"))), list[Record]()
     with progress("reading", len(found.items)) as advance:
         for position in range(len(found.items)):
             if (record := intake.read(position)) is not None:
@@ -44,15 +48,12 @@ def read_records(source: Path, folder: Path, *, pattern: str = "**/*.pt", group:
 def _under_one_root(found: Listing) -> Listing:
     """The same files with paths relative to one folder, as the sample table needs them."""
     paths = [Path(os.path.abspath(found.file(item))) for item in found.items]
-    root = Path(os.path.commonpath([path.parent for path in paths]))
+    try:
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError as error:  # of Windows
+        raise RecordError("E328", found.root, "", f"lists files of several drives ({error})", "Bring them to one drive, or list each drive by itself") from None
     items = [item._replace(path=path.relative_to(root).as_posix()) for item, path in zip(found.items, paths, strict=True)]
     given = Path(os.path.abspath(found.root))
     if root.is_relative_to(given):  # as the user wrote it, so that a project that is moved still finds it
         return Listing(found.root, [item._replace(path=PurePosixPath(path.relative_to(given)).as_posix()) for item, path in zip(items, paths)])
     return Listing(root, items)
-
-
-def _warning(text: str) -> Problem:
-    code, rest = text.split(" ", 1)
-    path, what = rest.split(": ", 1)
-    return Problem(code, "warning", path, what, "Nothing, if that is meant")

@@ -101,8 +101,9 @@ def add_records(directory: Path, name: str | None = None, adapter: str | None = 
     for model in models:
         task.entry("models", model)
     adapter = adapter or record_check.adapter_of(directory)
-    modalities = record_check.examine(directory, adapter, name).modalities
-    encoders = {modality: record_check.encoder_for(task, modality) for modality in modalities}
+    examined = record_check.examine(directory, adapter, name)
+    modalities = examined.modalities
+    encoders = {modality: record_check.encoder_for(task, modality, examined.kinds[modality]) for modality in modalities}
     extracts = {
         f"{name}-{modality}": {"dataset": name, "modality": modality, "encoder": encoder, "code": f"stages/encoders/media/{entry['kind']}.py"}
         for modality, (encoder, entry) in encoders.items()

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -40,8 +40,9 @@ All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml ha
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names of data sets, or of runs, as params.yaml has them.", show_default=False)]
 Layout = Annotated[
-    str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder.")
-]
+    str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder; of records "
+                 "media_folder, stored_records, station, mimic_cxr, spot_the_diff.")
+]  # fmt: skip
 Signals = Annotated[bool, typer.Option("--signals", help="It holds signals, not images: CSV or parquet files, a row a step.")]
 OfRecords = Annotated[
     bool, typer.Option("--records", help="It holds records that several media show: those media, or .pt files of their embeddings.")
@@ -51,6 +52,7 @@ Prepared = Annotated[list[str] | None, typer.Option(help="A prepared data set wh
 Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
 
 
+PICTURES = Path("predictions")
 Schedule = Annotated[str, typer.Option(help="Of a named configuration: full (the paper's), quick, or cpu (small, on what is built in).")]
 
 
@@ -75,6 +77,7 @@ def data_check(
     as_json: Json = False,
 ) -> None:
     """Say which layout a folder has, what is wrong with it, and what Assay will do. Changes nothing. Exit code 1 where it cannot go on."""
+    _require_images(signals=signals, records=of_records, given={"--write-csv": write_csv, "--sheet": sheet})
     if signals:
         from stages.serving import signal_check
 
@@ -117,6 +120,8 @@ def add_data(
     """Write a data set of your own into params.yaml and dvc.yaml, then say what to do next. Comments in the files stay."""
     from stages.serving import add
 
+    own = {"--schedule": schedule != "full", "--canvas": canvas, "--overlap": overlap is not None}
+    _require_images(signals=signals, records=of_records, given=own)
     if of_records:
         added = add.add_records(directory, name, adapter, model or ())
     elif signals:
@@ -210,7 +215,7 @@ def predict(
     dataset: Annotated[str | None, typer.Option(help="The data set that the model learnt from, where there are several.")] = None,
     category: Annotated[str | None, typer.Option(help="Its category, where there are several.")] = None,
     model: Annotated[str | None, typer.Option(help="The model; the one that the report recommends by default.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = PICTURES,
     threshold: Annotated[float | None, typer.Option(help="A threshold of your own on the raw score.")] = None,
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Another promise from the same held-out good parts: the share that may raise an alarm, e.g. 0.02.")
@@ -233,6 +238,7 @@ def predict(
     from stages.serving.record_predict import is_record
 
     if any(map(is_record, images)):
+        _require_images(records=True, given={"--category": category, "--out": out != PICTURES})
         _predict_records(images, dataset, model, threshold, false_alarm_rate, as_json)
     from stages.serving import predict as serve
     from stages.serving.reference import choose, threshold_of
@@ -518,6 +524,15 @@ def _run(verb: str, names: list[str] | None, everything: bool, as_json: bool) ->
     if worst := max(codes.values(), default=errors.OK):
         raise typer.Exit(worst if worst in (errors.MENDABLE, errors.DEFECT) else errors.DEFECT)
     return wanted
+
+
+def _require_images(*, given: dict[str, Any], signals: bool = False, records: bool = False) -> None:
+    """Raises UserError for signals that are records, and for flags of images where there are none. given: flag -> what it was given, if anything."""
+    if signals and records:
+        raise errors.UserError("--signals and --records exclude each other. Say what it holds")
+    if (signals or records) and (idle := [flag for flag, value in given.items() if value]):
+        what = "signals" if signals else "records"
+        raise errors.UserError(f"{', '.join(idle)}: for images only, {what} have nothing of the kind. Leave it out")
 
 
 def _sides(canvas: str | None) -> tuple[int, int] | None:

@@ -180,8 +180,23 @@ def _records(settings: Params) -> Iterator[Finding]:
     absent = [name for name, version in here.items() if version is None]
     found = f"not installed: {', '.join(absent)}" if absent else ", ".join(f"{name} {version}" for name, version in here.items())
     yield Finding("media", not absent, found, "`pip install 'assay[records]'`, which brings what reads films, sounds and notes of records")
+    wrong = dict(_unknown_encoders(settings, sorted(used)))
+    if wrong:
+        yield Finding("media encoders", False, f"params.yaml: {'; '.join(wrong.values())}", "correct records.encoders and records.extracts")
     if not absent:
-        yield _record_weights(settings, sorted(used))
+        yield _record_weights(settings, sorted(used - set(wrong)))
+
+
+def _unknown_encoders(settings: Params, encoders: list[str]) -> Iterator[tuple[str, str]]:
+    """Those that params.yaml has no entry for, or that are of no kind, and what is wrong."""
+    from stages.encoders import media
+
+    for name in encoders:
+        entry = settings.records.encoders.get(name)
+        if entry is None:
+            yield name, f"there is no encoder {name!r} in records.encoders{params.nearest(name, settings.records.encoders)}"
+        elif entry.kind not in media.known():
+            yield name, f"records.encoders.{name} has the kind {entry.kind!r}{params.nearest(entry.kind, media.known())}"
 
 
 def _record_weights(settings: Params, encoders: list[str]) -> Finding:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from stages import io, params
+from stages.datasets.record_adapters import STORED
 from stages.serving.terminal import as_text
 
 if TYPE_CHECKING:
@@ -21,14 +22,8 @@ if TYPE_CHECKING:
     from stages.encoders.media.encoder import Place, TokenEncoder
     from stages.encoders.media.extraction import File
 
-DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "text": ("sentences", {}),
-    "image": ("frames", {}),
-    "video": ("frames", {"reads": "video"}),
-    "audio": ("log_mel", {}),
-    "series": ("windows", {}),
-}
 LIST = "manifest.json"
+MEDIA = "media"  # in the folder: what an archive or a data set of pairs is unpacked to
 
 
 class Written(NamedTuple):
@@ -68,7 +63,7 @@ def extract(
 
 
 def write(source: str, out: Path, schema: str = "general", adapter: str = "media_folder", chosen: dict[str, str] | None = None) -> Written:
-    """chosen: modality -> encoder, where it is not the default. Raises RecordError (E330) where `out` is not empty, ParamsError, DataError."""
+    """chosen: modality -> encoder, where it is not the default. Raises RecordError (E330) where `out` holds files, ParamsError, DataError."""
     from stages.datasets.record_errors import RecordError
     from stages.datasets.record_files import SCHEMAS, write_record
     from stages.datasets.record_packing import file_names
@@ -76,7 +71,7 @@ def write(source: str, out: Path, schema: str = "general", adapter: str = "media
 
     if schema not in SCHEMAS:
         raise params.ParamsError(f"there is no schema {schema!r}{params.nearest(schema, SCHEMAS)}")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != MEDIA for path in out.iterdir()):  # an earlier try may have left media
         raise RecordError("E330", out, "", "is not empty", "Give a folder that is new")
     rows, root = _rows(source, out, adapter)
     files = _files(rows, root)
@@ -111,8 +106,11 @@ def _rows(source: str, out: Path, adapter: str) -> tuple[list[dict[str, Any]], P
 
     table = Path("data", source, "samples.parquet")
     if table.is_file() and not Path(source).exists():
-        return io.read_table(table), root_of(table.with_name("dataset.json"))
-    reading = record_adapters.read(adapter, Path(source), out / "media", {}, at=("--adapter",))
+        rows = io.read_table(table)
+        if not rows or "record_id" not in rows[0]:
+            raise params.ParamsError(f"{source} is a data set of images or signals, not of records. `dvc repro extract` makes their features")
+        return rows, root_of(table.with_name("dataset.json"))
+    reading = record_adapters.read(adapter, Path(source), out / MEDIA, {})
     checked = check(reading)
     for problem in checked.problems:
         print(f"{problem.severity} {problem.code}: {problem.what}. {problem.fix}", file=sys.stderr)
@@ -128,7 +126,7 @@ def _files(rows: list[dict[str, Any]], root: Path) -> dict[str, list[File]]:
     from stages.encoders.media.extraction import listed
 
     modalities = [name.removesuffix("_path") for name in rows[0] if name.endswith("_path")]
-    if "stored" in modalities:
+    if STORED in modalities:
         raise params.ParamsError("these records are embeddings already: `assay records pack` and `unpack` turn them into what is wanted")
     return {modality: listed(rows, root, modality) for modality in modalities if any(row[f"{modality}_path"] for row in rows)}
 
@@ -144,7 +142,8 @@ def _encoder(modality: str, files: list[File], chosen: dict[str, str], source: s
     name = chosen.get(modality) or own
     if name in entries:
         return media.build(name, entries[name].kind, entries[name].options, _place(settings), ("records", "encoders", name))
-    kind, options = DEFAULTS.get(modality) or DEFAULTS.get(kind_of(files[0].path) or "", ("", {}))
+    options = dict(media.DEFAULTS.get(modality) or media.DEFAULTS.get(kind_of(files[0].path) or "", {"kind": ""}))
+    kind = options.pop("kind")
     if name:
         kind, options = name, options if name == kind else {}
     if kind not in media.known():

@@ -26,14 +26,14 @@ def main_multi(
     make_json: Annotated[str, typer.Option("--make_json", metavar="True|False", help="Write --total_json from --root and --pattern.")] = "False",
     total_json: Annotated[Path, typer.Option("--total_json", help="The list of files to train on.")] = Path("multiall.json"),
     batch_size: Annotated[int, typer.Option("--batch_size", min=1)] = 8,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 3e-4,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate, above 0.")] = 3e-4,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 50,
     thr: Annotated[float, typer.Option("--thr", min=0, max=1, help="Probability above which a record is called anomalous.")] = 0.5,
     ckpt_dir: Annotated[Path, typer.Option("--ckpt_dir", help="Folder of the checkpoints, one for each epoch.")] = Path("checkpoints"),
     ckpt_load: Annotated[Path | None, typer.Option("--ckpt_load", help="The checkpoint to judge.")] = None,
     log_json: Annotated[Path | None, typer.Option("--log_json", help="train_multi.json or test_multi.json by default.")] = None,
     test_json: Annotated[Path | None, typer.Option("--test_json", help="The list of files to judge on.")] = None,
-    train: Annotated[str, typer.Option("--train", metavar="True|False", help="False: judge --ckpt_load on --test_json.")] = "True",
+    train: Annotated[str, typer.Option("--train", metavar="True|False", help="False: judge --ckpt_load on --test_json, with labels or without.")] = "True",
     seed: Annotated[int, typer.Option("--seed", help="Of the split and of the network.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     model: Annotated[str, typer.Option("--model", help="A detector of records that trains in epochs.")] = "perceiver_moe",
@@ -49,16 +49,20 @@ def main_multi(
     def say(text: str) -> None:
         typer.echo(text, err=as_json)
 
+    if not lr > 0:
+        raise errors.UserError(f"--lr must be above 0, got {lr:g}")
+    record_trial.require_device(device)
     if not truth(train, "--train"):
         if test_json is None or ckpt_load is None:
             raise errors.UserError("--train False needs --test_json, the list to judge on, and --ckpt_load, a checkpoint such as checkpoints/epoch_034.pt")
         judged = record_trial.judge(test_json, ckpt_load, thr, log_json or Path("test_multi.json"), device, say)
         typer.echo(as_text(judged) if as_json else record_trial.render(judged))
         return
+    asked = record_trial.schedule(model, {"learning_rate": lr, "epochs": epochs, "batch_size": batch_size}, say)
+    plan = record_trial.Plan(model, {**asked, **_options(options)}, thr, seed, device, grouping(group), as_tokens)
+    record_trial.built(plan)  # what is wrong with it is said before files are read
     if truth(make_json, "--make_json"):
         _make_list(root, pattern, total_json, say)
-    asked = {"learning_rate": lr, "epochs": epochs, "batch_size": batch_size, "patience": None}
-    plan = record_trial.Plan(model, {**asked, **_options(options)}, thr, seed, device, grouping(group), as_tokens)
     done = record_trial.train(total_json, plan, ckpt_dir, log_json or Path("train_multi.json"), say)
     typer.echo(as_text(done) if as_json else record_trial.render(done["test"]))
 

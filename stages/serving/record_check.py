@@ -10,21 +10,14 @@ from typing import Any, NamedTuple
 
 from stages import params
 from stages.datasets import record_adapters, record_checks, record_splits
+from stages.datasets.media import kind_of
 from stages.datasets.record_adapters import STORED, RecordRow
-from stages.datasets.records import UNKNOWN
+from stages.datasets.record_inspection import LABELS
 from stages.datasets.samples import DataError, Problem
+from stages.encoders import media
 from stages.params import RecordTask
 
 STORED_ADAPTER, MEDIA_ADAPTER = "stored_records", "media_folder"
-LABELS = {0: "normal", 1: "anomalous", UNKNOWN: "unlabelled"}
-KINDS = {  # of encoders, for what no other data set has an encoder for
-    "text": {"kind": "sentences"},
-    "image": {"kind": "frames", "reads": "image"},
-    "video": {"kind": "frames", "reads": "video"},
-    "audio": {"kind": "log_mel"},
-    "series": {"kind": "windows"},
-    STORED: {"kind": STORED},
-}
 BOUND = ("series",)  # encoders of other data sets name their columns, so each data set has one of its own
 
 
@@ -32,6 +25,7 @@ class Examined(NamedTuple):
     source: str
     adapter: str
     modalities: dict[str, int]  # records that have it; "stored" alone for files of tokens
+    kinds: dict[str, str]  # of media, by modality, as the ending of its first file says; "" where it says nothing
     widths: dict[str, int]  # of stored tokens, by modality; empty for raw media
     labels: dict[str, int]
     faults: dict[str, int]
@@ -71,6 +65,7 @@ def examine(source: Path, adapter: str | None = None, name: str = "records") -> 
         source.as_posix(),
         adapter,
         {modality: sum(modality in row.paths for row in rows) for modality in reading.modalities},
+        {modality: _kind(modality, rows) for modality in reading.modalities},
         dict(reading.about.get("modalities", {})) if list(reading.modalities) == [STORED] else {},
         {label: labels[label] for label in LABELS.values()},
         dict(Counter(row.fault for row in rows if row.fault).most_common()),
@@ -80,25 +75,33 @@ def examine(source: Path, adapter: str | None = None, name: str = "records") -> 
     )
 
 
-def encoder_for(task: RecordTask, modality: str) -> tuple[str, dict[str, Any]]:
+def encoder_for(task: RecordTask, modality: str, kind: str = "") -> tuple[str, dict[str, Any]]:
     """Name and entry of the encoder that a new data set gets for one modality: that of another data set, or a plain one.
+
+    kind: of media, which counts where the modality has a name of its own, such as image_after.
 
     Raises ParamsError for a modality that no encoder reads.
     """
     used = [extract.encoder for extract in task.extracts.values() if extract.modality == modality]
     if used and modality not in BOUND:
         return used[0], task.entry("encoders", used[0]).model_dump()
-    if modality not in KINDS:
-        known = ", ".join(dict.fromkeys([*(extract.modality for extract in task.extracts.values()), *KINDS]))
+    if modality not in media.DEFAULTS and kind:
+        return encoder_for(task, kind)
+    if modality not in media.DEFAULTS:
+        known = ", ".join(dict.fromkeys([*(extract.modality for extract in task.extracts.values()), *media.DEFAULTS]))
         raise params.ParamsError(
             f"no encoder reads a modality {modality!r}; known: {known}. Rename its column, or write its entries by hand"
         )
-    entry = KINDS[modality]
+    entry = media.DEFAULTS[modality]
     same = [name for name, other in task.encoders.items() if other.model_dump() == entry]
     free = (
         name for name in (f"plain-{modality}", *(f"plain-{modality}-{number}" for number in range(2, 100))) if name not in task.encoders
     )
     return (same or [next(free)])[0], entry
+
+
+def _kind(modality: str, rows: Sequence[RecordRow]) -> str:
+    return next((kind_of(Path(row.paths[modality])) or "" for row in rows if modality in row.paths), "")
 
 
 def _table(rows: Sequence[RecordRow], modalities: Sequence[str]) -> list[dict[str, Any]]:

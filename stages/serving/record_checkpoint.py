@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages import fusion, io
 from stages.datasets.record_errors import RecordError
-from stages.errors import Missing
+from stages.errors import Missing, UserError
 
 if TYPE_CHECKING:
     from stages.fusion.detector import RecordDetector
 
 FORMAT = 1
+ABOUT = ("detector", "options", "modalities", "epoch", "temperature", "as_tokens")  # without which nothing can be judged
 
 
 class Checkpoint(NamedTuple):
@@ -49,15 +50,20 @@ def find(given: Path) -> Path:
 
 
 def load(given: Path) -> Checkpoint:
-    """The detector ready to score. Raises DamagedFile where the file is none of `save`."""
+    """The detector ready to score. Raises RecordError (E103) for a file of another program, DamagedFile for one that is cut off or altered."""
     from safetensors import SafetensorError, safe_open
 
     path = find(given)
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["assay"])
+            about = json.loads((file.metadata() or {}).get("assay", "{}"))
+        if not isinstance(about, dict) or about.get("format") != FORMAT or not set(ABOUT) <= set(about):
+            what = "is no checkpoint of main-multi: the file does not say which detector it is of"
+            raise RecordError("E103", path, "", what, "Give one that --train True has written, such as checkpoints/epoch_034.pt")
         detector = fusion.build(about["detector"], about["options"], at=("checkpoint", about["detector"]))
         detector.open(dict(about["modalities"])).load_state_dict(io.read_model(path))
         return Checkpoint(path, detector.eval(), about)
+    except UserError:
+        raise
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise io.DamagedFile(path, error) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stages import engine, errors, io
+from stages.datasets.record_adapters import STORED
 from stages.datasets.records import Ragged, Record, Records, packed
 from stages.fusion.detector import WrongRecords
 from stages.metrics.thresholds import Threshold
@@ -21,6 +22,7 @@ from stages.serving.record_model import RecordModel
 if TYPE_CHECKING:
     import numpy as np
 
+    from stages.encoders.media.encoder import TokenEncoder
     from stages.fusion.detector import RecordDetector
 
 SUFFIX = ".pt"
@@ -74,43 +76,58 @@ def predict(
 ) -> Iterator[RecordVerdict]:
     """A verdict for each file in order, then one for the media. A record that cannot be read, or that the model does not fit, has a verdict of its own.
 
-    Raises UserError where the media cannot be encoded as those of training were.
+    Raises UserError where the model has no encoders for the media as those of training were.
     """
     from stages.datasets.record_errors import RecordError
     from stages.datasets.record_files import read_record
 
     with engine.thread_limit(params.compute.threads):
         detector, held_out = model.detector(), model.held_out()
+        encoders, as_tokens = _encoders(params, model, media) if media else {}, _as_tokens(model)
         for path in files:
             try:
-                yield _judged(model, detector, held_out, path.as_posix(), read_record(path).record, threshold)
+                yield _judged(model, detector, held_out, path.as_posix(), read_record(path, as_tokens=as_tokens).record, threshold)
             except (RecordError, WrongRecords) as error:
                 yield _unreadable(model, path.as_posix(), error)
         if media:
-            record = encoded(params, model, media)
-            yield _judged(model, detector, held_out, " ".join(f"{name}={path}" for name, path in media.items()), record, threshold)
+            shown = " ".join(f"{name}={path}" for name, path in media.items())
+            try:
+                record = Record("given", {name: encoders[name]([path])[0] for name, path in media.items()})
+                yield _judged(model, detector, held_out, shown, record, threshold)
+            except errors.UserError as error:
+                yield _unreadable(model, shown, error)
 
 
-def encoded(params: Params, model: RecordModel, media: Mapping[str, Path]) -> Record:
-    """One record from its raw media, by the encoders of the model's features."""
+def _as_tokens(model: RecordModel) -> bool:
+    """Whether the stored tokens that the model learnt from were read so; of media the question does not arise."""
+    about = model.project / "features" / model.dataset / STORED / "records.json"
+    return bool(about.is_file() and io.read_json(about).get("entry", {}).get("as_tokens"))
+
+
+def _encoders(params: Params, model: RecordModel, media: Mapping[str, Path]) -> dict[str, TokenEncoder]:
+    """For each medium the one that made the model's features."""
     from stages.encoders.encoder import resolve_device
     from stages.encoders.media import rebuild
     from stages.encoders.media.encoder import Place
 
     place = Place(resolve_device(params.compute.device), params.compute.threads, model.project / params.backbones_folder)
-    known, tokens = model.modalities(), {}
-    for name, path in media.items():
+    known, features, encoders = model.modalities(), model.project / "features" / model.dataset, {}
+    for name in media:
         if name not in known:
             raise ParamsError(f"{model.name} knows no modality {name!r}{nearest(name, known)}")
-        about = io.read_json(io.require(model.project / "features" / model.dataset / name / "records.json"))
-        (tokens[name],) = rebuild(about, place)([path])
-    return Record("given", tokens)
+        if not (features / name).is_dir() and (features / STORED).is_dir():
+            what = f"{model.name} on {model.dataset} learnt from {SUFFIX} files, and which encoder made their {name} is not known"
+            raise ParamsError(f"{what}. Give a {SUFFIX} file that this encoder made, not {name}={media[name]}")
+        encoders[name] = rebuild(io.read_json(io.require(features / name / "records.json")), place)
+    return encoders
 
 
 def _judged(
     model: RecordModel, detector: RecordDetector, held_out: tuple[np.ndarray, float], shown: str, record: Record, threshold: Threshold
 ) -> RecordVerdict:
-    """`score > threshold` is anomalous, as everywhere."""
+    """`score > threshold` is anomalous, as everywhere. Raises WrongRecords for a record that the model gives no number."""
+    import math
+
     import numpy as np
 
     from stages.metrics.calibration import probability
@@ -118,6 +135,8 @@ def _judged(
     widths = {name: tokens.values.shape[1] for name, tokens in record.modalities.items()}
     records = packed([record], widths)
     score = float(detector.score(records)[0])
+    if math.isnan(score):
+        raise WrongRecords(f"{model.name} gives this record the score NaN, which is no verdict. Look at the values of its tokens, and at the model's training")
     (normal, nothing_known), temperature = held_out, model.temperature()
     margin = None if threshold.value is None else score - threshold.value
     present = [name for name in detector.widths if name in record.modalities]

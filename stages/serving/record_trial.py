@@ -12,24 +12,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import NoneType
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from stages import fusion, io
 from stages.datasets import record_splits
+from stages.datasets.record_files import SPLITS
 from stages.datasets.record_intake import Grouping, Intake, grouped
 from stages.datasets.record_lists import Item, listing
-from stages.datasets.records import Record, Records, batches, packed
+from stages.datasets.records import UNKNOWN, Record, Records, batches, packed
 from stages.errors import UserError
+from stages.params import ParamsError, fields_of, nearest
 from stages.progress import progress
 from stages.serving import record_checkpoint
 
 if TYPE_CHECKING:
-
     from stages.fusion.detector import RecordDetector
 
-SPLITS = ("train", "val", "test")
 VAL, TEST = 0.15, 0.15
 RESUME = ".resume"  # in the folder of the checkpoints, while a training is not at its end
+WATCHED = ("val_rank_loss", "val_loss")  # what fits keep the lowest of
 CHECKPOINT_S = 5.0  # how much work a kill may cost
 Say = Callable[[str], None]
 
@@ -54,10 +56,46 @@ class Gathered(NamedTuple):
     grouping: str
 
 
-def gather(source: Path, group: Grouping, as_tokens: bool, say: Say) -> Gathered:
-    """All records of a list in memory, each with a label. Raises RecordError past 5 % of files that cannot be used; unlabelled ones are among them."""
+def require_device(device: str) -> None:
+    """Raises UserError for a device that is none, or is not here."""
+    from stages.encoders.encoder import resolve_device
+
+    try:
+        resolve_device(device)
+    except ParamsError as error:
+        raise UserError(str(error).replace("compute.device", "--device")) from None
+
+
+def schedule(detector: str, asked: Mapping[str, Any], say: Say) -> dict[str, Any]:
+    """Those of the options asked for that the detector has, without early stopping; `say` is told of the others. Raises UserError for no detector."""
+    if detector not in fusion.known():
+        raise UserError(f"--model: there is no detector of records {detector!r}{nearest(detector, fusion.known())}")
+    fields = fields_of(fusion.load(detector))
+    if unused := [name for name in asked if name not in fields]:
+        say(f"{detector} has no {', '.join(unused)}: these flags mean nothing to it")
+    taken = {name: value for name, value in asked.items() if name in fields}
+    if "patience" in fields:
+        taken["patience"] = None if NoneType in get_args(fields["patience"][0]) else asked["epochs"]
+    return taken
+
+
+def built(plan: Plan) -> RecordDetector:
+    """The detector, unfitted. Raises UserError for options that it does not take, and for one that gives no probability."""
+    try:
+        detector = fusion.build(plan.detector, plan.options, at=("--options",))
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"--options: {error}") from None
+    if not detector.supervised:
+        raise UserError(f"--model {plan.detector} learns without labels and gives no probability; choose a supervised one, such as perceiver_moe")
+    return detector
+
+
+def gather(source: Path, group: Grouping, as_tokens: bool, say: Say, labelled: bool = True) -> Gathered:
+    """All records of a list in memory. Raises RecordError past 5 % of files that cannot be used; `labelled`, those without a label are among them."""
     found = listing(source)
-    intake, records = Intake(found, as_tokens=as_tokens, labelled=True, say=say), list[Record]()
+    intake, records = Intake(found, as_tokens=as_tokens, labelled=labelled, say=say), list[Record]()
     with progress("reading", len(found.items)) as advance:
         for position in range(len(found.items)):
             if (record := intake.read(position)) is not None:
@@ -76,9 +114,7 @@ def train(total_json: Path, plan: Plan, ckpt_dir: Path, log_json: Path, say: Say
     """Train, write a checkpoint and the log after every epoch, judge the best epoch on test. Returns the log."""
     from stages.training import Run
 
-    detector = fusion.build(plan.detector, plan.options, at=("--options",))
-    if not detector.supervised:
-        raise UserError(f"--model {plan.detector} learns without labels and gives no probability; choose a supervised one, such as perceiver_moe")
+    detector = built(plan)
     gathered = gather(total_json, plan.group, plan.as_tokens, say)
     lists, counts = split(gathered, plan.seed)
     write_lists(gathered, lists, ckpt_dir)
@@ -104,13 +140,19 @@ def train(total_json: Path, plan: Plan, ckpt_dir: Path, log_json: Path, say: Say
 
 
 def judge(test_json: Path, ckpt_load: Path, thr: float, log_json: Path, device: str, say: Say) -> dict[str, Any]:
-    """The figures of a checkpoint on all records of a list, also written to log_json."""
+    """What a checkpoint says of each record of a list, and its figures on those that have a label; also written to log_json."""
     from stages.training import Run
 
     checkpoint = record_checkpoint.load(ckpt_load)
     checkpoint.detector.to(Run(0, device).device)
-    gathered = gather(test_json, "file", checkpoint.about["as_tokens"], say)
-    found = judged(checkpoint, packed(gathered.records, gathered.widths), thr) | {"rejected": gathered.rejected}
+    gathered = gather(test_json, "file", checkpoint.about["as_tokens"], say, labelled=False)
+    records = packed(gathered.records, gathered.widths)
+    known = (records.label != UNKNOWN).nonzero()[:, 0].tolist()
+    found: dict[str, Any] = {"checkpoint": checkpoint.path.name, "epoch": checkpoint.about["epoch"], "records": records.samples, "thr": thr}
+    found = (judged(checkpoint, records.take(known), thr) if known else {"temperature": checkpoint.about["temperature"]}) | found
+    if unlabelled := records.samples - len(known):
+        found["note"] = f"{unlabelled} of {records.samples} records have no label: they are scored, and no figure is of them"
+    found |= {"verdicts": verdicts(checkpoint, records, thr), "rejected": gathered.rejected}
     io.write_json(log_json, found)
     return found
 
@@ -202,6 +244,17 @@ def scores(detector: RecordDetector, records: Records) -> Any:
     return torch.cat([detector.score(part).cpu() for part in batches(records)]).double().numpy()
 
 
+def verdicts(checkpoint: record_checkpoint.Checkpoint, records: Records, thr: float) -> list[dict[str, Any]]:
+    """One for each record in order: its id, the probability of an anomaly, and what is above `thr`."""
+    from stages.metrics.calibration import probability
+
+    chance = probability(scores(checkpoint.detector, records), checkpoint.about["temperature"]).tolist()
+    return [
+        {"record_id": name, "probability": one, "verdict": "anomalous" if one > thr else "normal"}
+        for name, one in zip(records.record_id, chance, strict=True)
+    ]
+
+
 def judged(checkpoint: record_checkpoint.Checkpoint, records: Records, thr: float) -> dict[str, Any]:
     """Ranking, decisions at `thr`, calibration, and the same AUROC by which modalities are present. A figure that is not defined is null."""
     from stages.metrics import calibration
@@ -229,8 +282,13 @@ def render(found: dict[str, Any]) -> str:
     def shown(value: float | None) -> str:
         return "not defined" if value is None else f"{value:.4f}"
 
+    if "confusion" not in found:
+        called = sum(one["verdict"] == "anomalous" for one in found["verdicts"])
+        counted = f"{called} of them called anomalous, by a probability above {found['thr']:g}"
+        return f"{found['checkpoint']} on {found['records']} records, {counted}\n  {found['note']}"
     counts = found["confusion"]
     lines = [f"{found['checkpoint']} on {found['records']} records, {found['anomalous']} of them anomalous; anomalous is a probability above {found['thr']:g}"]
+    lines += [f"  {found['note']}"] if "note" in found else []
     lines.append("  " + ", ".join(f"{name} {shown(found[key])}" for name, key in (("AUROC", "auroc"), ("AP", "average_precision"), ("F1", "f1"))))
     lines.append("  " + ", ".join(f"{name} {shown(found[name])}" for name in ("accuracy", "precision", "recall")))
     lines.append(f"  confusion: tp {counts['tp']}, fp {counts['fp']}, fn {counts['fn']}, tn {counts['tn']}")
@@ -252,8 +310,8 @@ def _ranked(logits: Any, label: Any) -> dict[str, float | None]:
 
 def _best(history: list[dict[str, Any]]) -> int:
     """The epoch, from 1, whose state a fit keeps: the lowest of what it watches, else the last."""
-    watched = [row for row in history if "val_rank_loss" in row]
-    row = min(watched, key=lambda one: one["val_rank_loss"]) if watched else (history or [{"epoch": 0}])[-1]
+    name = next((name for name in WATCHED if history and name in history[0]), None)
+    row = min(history, key=lambda one: one[name]) if name else (history or [{"epoch": 0}])[-1]
     return int(row["epoch"]) + 1
 
 

@@ -63,6 +63,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a tensor without memory": (save({"embeddings": torch.empty(3, 3, device="meta")}), "E325", "embeddings"),
     "complex numbers": (save({"embeddings": torch.zeros(2, 2, dtype=torch.complex64)}), "E325", "embeddings"),
     "a list": (save({"embeddings": [[1.0, 2.0]]}), "E325", "embeddings"),
+    "NaN in an array": (save({"embeddings": NAN.numpy(), "labels": 0}), "E301", "embeddings"),
     "NaN": (save({"embeddings": NAN, "labels": 0}), "E301", "embeddings"),
     "infinity in a general file": (save({"modalities": {"gas": {"tokens": torch.tensor([[np.inf]])}}}), "E301", "modalities.gas.tokens"),
     "beyond float32": (save({"embeddings": np.array([[1e300]])}), "E301", "embeddings"),
@@ -73,6 +74,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no modality": (save({"labels": 1, "note": 3}), "E321", ""),
     "no dict": (save(torch.zeros(3, 3)), "E321", ""),
     "modalities that are none": (save({"modalities": [1, 2]}), "E321", "modalities"),
+    **{
+        f"a modality named {name}": (save({"modalities": {name: torch.zeros(1, 2)}}), "E321", f"modalities.{name}")
+        for name in ("record_id", "label", "step_label", "score", "seed", "stored")
+    },
     "a modality named as a path": (save({"modalities": {"../x": torch.zeros(1, 2)}}), "E321", "modalities"),
     "the label 2": (save(series(label=2)), "E326", "label"),
     "the label -1": (save({**series(), "labels": -1}), "E326", "labels"),

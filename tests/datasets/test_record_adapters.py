@@ -113,7 +113,8 @@ def test_files_that_are_not_there_or_empty_are_counted_and_named(tmp_path):
     assert [(problem.code, problem.what) for problem in checked.problems] == [
         ("E421", "files that are empty: 1 (1.png)"),
         ("E422", "records that have no file left and are out: 1 (r01)"),
-        ("E420", "files that are not there: 2 (../1.png, 60.png)"),
+        ("E420", "files that are not there: 1 (60.png)"),
+        ("E428", "paths that leave the data folder: 1 (../1.png)"),
     ]
     assert (checked.files, checked.lost, len(checked.rows)) == (64, 3, 61)
     assert next(row for row in checked.rows if row.record_id == "r60").paths == {"text": "3.png"}

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from stages.datasets import signal_file
 from stages.datasets.samples import DataError
 from stages.datasets.signal_file import form_of, read_columns
 
@@ -166,6 +167,16 @@ def test_a_column_that_is_asked_for_and_not_there_is_named(tmp_path):
 def test_a_file_that_is_no_parquet_says_so(tmp_path):
     with pytest.raises(DataError, match="no parquet file"):
         read_columns(written(tmp_path, PLAIN, name="a.parquet"))
+
+
+def test_a_small_parquet_file_of_far_too_many_cells_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    pa.parquet.write_table(pa.table({"a": [1.0] * 1000, "b": [2.0] * 1000}), tmp_path / "a.parquet")
+    monkeypatch.setattr(signal_file, "MOST_BYTES", 16_000)
+    assert len(read_columns(tmp_path / "a.parquet").values) == 1000
+    monkeypatch.setattr(signal_file, "MOST_BYTES", 15_999)
+    monkeypatch.setattr(pa.parquet.ParquetFile, "read", lambda self: pytest.fail("it was read"))
+    with pytest.raises(DataError, match="E317 .*declares 1000 rows of 2 columns, 16000 bytes as numbers, at most 15999"):
+        read_columns(tmp_path / "a.parquet")
 
 
 def test_whole_numbers_past_what_a_float_holds_exactly_are_rounded(tmp_path):

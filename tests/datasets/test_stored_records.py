@@ -59,3 +59,21 @@ def test_too_many_bad_files_are_an_error(tmp_path):
     HOSTILE["a cut archive"][0](tmp_path / "bad.pt")
     with pytest.raises(RecordError, match=r"E329 .*1 of 2 files cannot be used, more than 5%: bad.pt \(E103"):
         read(tmp_path, tmp_path / "media")
+
+
+def test_films_of_several_pictures_a_moment_may_be_read_as_tokens(tmp_path):
+    for place, pictures in enumerate((2, 3)):
+        torch.save({"video_tokens": torch.ones(2, pictures, 8), "labels": 0}, tmp_path / f"{place}.pt")
+    assert read(tmp_path, tmp_path / "media", as_tokens=True).about["modalities"] == {"video": 8}
+    with pytest.raises(RecordError, match="E329 .*E324"):
+        read(tmp_path, tmp_path / "media")
+
+
+def test_files_of_several_drives_are_no_data_set(tmp_path, monkeypatch):
+    def apart(paths):
+        raise ValueError("Paths don't have the same drive")
+
+    write_mixed(tmp_path / "files", 3)
+    monkeypatch.setattr("os.path.commonpath", apart)
+    with pytest.raises(RecordError, match="E328 .*files of several drives"):
+        read(tmp_path / "files", tmp_path / "media")

@@ -135,6 +135,20 @@ def test_what_reads_media_of_records_is_a_line_of_its_own_and_absent_weights_are
     assert not weights.ok and not weights.matters and weights.found.startswith("2/3 ") and "E101 gone-model" in weights.mend
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("      kind: sentences\n", "      kind: sentence\n", "has the kind 'sentence'; did you mean 'sentences'"),
+        ("      encoder: notes\n", "      encoder: note\n", "there is no encoder 'note' in records.encoders; did you mean 'notes'"),
+    ],
+)
+def test_an_encoder_of_records_that_is_none_is_a_line_to_mend(project, old, new, said):
+    edit(old, new)
+    found = examined()
+    assert not found["media encoders"].ok and found["media encoders"].matters and said in found["media encoders"].found
+    assert found["media weights"].ok
+
+
 def test_a_package_that_reads_media_and_is_not_installed_is_named_with_its_extra(project, monkeypatch):
     from importlib import metadata
 

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from stages import io
 from stages.datasets.record_errors import RecordError
 from stages.datasets.record_files import read_record
 from stages.datasets.record_lists import listing
+from stages.encoders import media as encoders
 from stages.params import ParamsError
 from stages.serving import embed
 from stages.serving.cli import app
@@ -24,8 +26,8 @@ SMALL = {"backbone": "test_efficientnet", "weights": "random", "image_size": 64}
 def media(tmp_path, monkeypatch):
     """Three records: one whole, one without its film, one whose picture is broken."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(embed.DEFAULTS, "image", ("frames", SMALL))
-    monkeypatch.setitem(embed.DEFAULTS, "video", ("frames", {**SMALL, "reads": "video", "frames": 3}))
+    monkeypatch.setitem(encoders.DEFAULTS, "image", {"kind": "frames", **SMALL})
+    monkeypatch.setitem(encoders.DEFAULTS, "video", {"kind": "frames", **SMALL, "reads": "video", "frames": 3})
     (tmp_path / "raw").mkdir()
     rows = ["record_id,label,group,split,image,video,audio,series"]
     for number, name in enumerate(("a", "b", "c")):
@@ -71,7 +73,7 @@ def test_general_files_hold_every_modality_with_times_and_are_read_back(media):
 
 
 def test_pairs_of_pictures_and_words(media, monkeypatch):
-    monkeypatch.setitem(embed.DEFAULTS, "text", ("letters", {}))
+    monkeypatch.setitem(encoders.DEFAULTS, "text", {"kind": "letters"})
     monkeypatch.setattr(embed, "_encoder", _with_letters(embed._encoder))
     (media / "pairs").mkdir()
     diff_tree(media / "pairs", 4)
@@ -117,3 +119,21 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(media):
     (media / "full" / "mine.pt").write_bytes(b"")
     with pytest.raises(RecordError, match="E330 .*is not empty"):
         embed.write("raw/table.csv", media / "full")
+
+
+def test_a_data_set_of_images_is_no_source_of_records(media):
+    io.write_table(media / "data/solar/samples.parquet", {"sample_id": ["a"], "path": ["a.png"]})
+    with pytest.raises(ParamsError, match="solar is a data set of images or signals, not of records"):
+        embed.write("solar", media / "out")
+
+
+def test_a_try_that_failed_leaves_a_folder_that_may_be_used_again(media):
+    (media / "pairs").mkdir()
+    diff_tree(media / "pairs", 4)
+    with pytest.raises(ParamsError, match="text has no encoder 'yam'"):
+        embed.write("pairs", media / "out", "image-text", "spot_the_diff", {"text": "yam"})
+    assert [path.name for path in (media / "out").iterdir()] == ["media"]
+    with pytest.raises(ParamsError, match="text has no encoder 'yam'"):
+        embed.write("pairs", media / "out", "image-text", "spot_the_diff", {"text": "yam"})
+    with pytest.raises(ParamsError, match="^adapter: no adapter of records 'spot_the_dif'"):
+        embed.write("pairs", media / "new", "image-text", "spot_the_dif")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stages.datasets.record_lists import scanned, write_list
 from stages.serving import cli, record_checkpoint, record_trial
@@ -143,6 +144,13 @@ def test_records_without_labels_are_no_training(assay, tmp_path):
         (("--total_json", "gone.json"), "E328 gone.json: is neither a folder nor a list"),
         (("--options", "{width"), "--options is no JSON"),
         (("--options", '{"widht": 3}'), "widht"),
+        (("--options", '{"heads": 5}'), "UserError: --options: "),
+        (("--model", "perceiver_mo"), "--model: there is no detector of records 'perceiver_mo'; did you mean 'perceiver_moe'?"),
+        (("--model", "classical.knn"), "gives no probability"),
+        (("--lr", "0"), "--lr must be above 0, got 0"),
+        (("--lr", "nan"), "--lr must be above 0, got nan"),
+        (("--device", "gpu", "--total_json", "gone.json"), "--device must be one of auto, cpu, cuda, got 'gpu'"),
+        (("--device", "gpu", "--train", "False", "--test_json", "gone.json", "--ckpt_load", "gone.pt"), "--device must be one of"),
     ],
 )
 def test_flags_that_do_not_fit_say_what_would(assay, arguments, words):
@@ -179,3 +187,47 @@ def test_a_checkpoint_holds_all_that_it_takes(folder):
     loaded = record_checkpoint.load(folder / "ck" / "epoch_002.safetensors")
     assert loaded.detector.widths == {"image": 8, "text": 6} and loaded.about["epoch"] == 2 and loaded.about["options"]["width"] == 16
     assert loaded.about["thr"] == 0.5 and loaded.about["temperature"] > 0
+
+
+def test_a_safetensors_of_another_program_is_no_checkpoint_and_not_damaged(assay, tmp_path):
+    from stages import io
+
+    write_pairs(tmp_path / "files", 6)
+    write_list(tmp_path / "l.json", scanned(tmp_path / "files"))
+    for about in (None, {"assay": "[]"}, {"assay": json.dumps({"kind": "other"})}):
+        save_file({"w": torch.zeros(2)}, tmp_path / "epoch_001.safetensors", about)
+        code, _, err = assay("main-multi", "--test_json", "l.json", "--ckpt_load", "epoch_001.pt", "--train", "False")
+        assert code == 1 and "E103 epoch_001.safetensors: is no checkpoint of main-multi" in err and "amaged" not in err
+    io.write_model(tmp_path / "epoch_001.safetensors", {"w": torch.zeros(2)}, {"format": 1, "detector": "perceiver_moe"})
+    code, _, err = assay("main-multi", "--test_json", "l.json", "--ckpt_load", "epoch_001.pt", "--train", "False")
+    assert code == 1 and "E103" in err
+
+
+@pytest.mark.parametrize("unlabelled", [6, 2])
+def test_records_without_labels_are_scored_and_no_figure_is_of_them(assay, trained, tmp_path, unlabelled):
+    write_pairs(tmp_path / "files", 6)
+    for path in sorted((tmp_path / "files").glob("*.pt"))[:unlabelled]:
+        torch.save({**torch.load(path, weights_only=True), "label": None}, path)
+    write_list(tmp_path / "l.json", scanned(tmp_path / "files"))
+    asked = ("main-multi", "--test_json", str(tmp_path / "l.json"), "--ckpt_load", "ck/epoch_006.pt", "--train", "False", "--device", "cpu")
+    asked += ("--log_json", str(tmp_path / "log.json"))
+    code, out, err = assay(*asked, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [one["record_id"] for one in found["verdicts"]] == [f"{place:03d}" for place in range(6)]
+    assert all(one["verdict"] == ("anomalous" if one["probability"] > 0.5 else "normal") for one in found["verdicts"])
+    assert found["note"].startswith(f"{unlabelled} of 6 records have no label") and ("auroc" in found) == (unlabelled == 2)
+    assert found["records"] == 6
+    code, out, _ = assay(*asked)
+    assert code == 0 and f"{unlabelled} of 6 records have no label" in out and ("AUROC" in out) == (unlabelled == 2)
+
+
+@pytest.mark.parametrize(("model", "epochs"), [("classical.concat_mlp", 3), ("classical.mean_logit", 1)])
+def test_other_detectors_take_the_flags_that_they_have(assay, tmp_path, model, epochs):
+    write_pairs(tmp_path / "files")
+    code, out, err = assay("main-multi", "--root", "files", "--make_json", "True", "--epochs", "3", "--model", model, "--device", "cpu")
+    assert code == 0, err
+    log = json.loads((tmp_path / "train_multi.json").read_text())
+    assert len(log["epochs"]) == epochs and log["test"]["auroc"] > 0.5
+    assert ("has no learning_rate, epochs, batch_size" in out) == (model == "classical.mean_logit")
+    assert log["asked"]["options"].get("patience") == (3 if epochs == 3 else None)

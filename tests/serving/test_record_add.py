@@ -128,3 +128,35 @@ def test_a_folder_without_records_is_an_error_of_one_line(project, assay, monkey
     before = Path("params.yaml").read_bytes()
     code, _, err = assay("add", "empty", "--records", "--adapter", "stored_records")
     assert code == 1 and err.count("\n") == 1 and Path("params.yaml").read_bytes() == before
+
+
+def test_a_column_of_a_name_of_its_own_gets_the_encoder_of_its_kind_of_files(project):
+    Path("pairs").mkdir()
+    rows = ["record_id,label,image_after_path"]
+    for number in range(24):
+        Path(f"pairs/{number}.png").write_bytes(b"picture %d" % number)
+        rows.append(f"r{number},{number % 2},{number}.png")
+    Path("pairs/table.csv").write_text("\n".join([*rows, ""]))
+    add_records(Path("pairs/table.csv"), "pairs")
+    task = params.load().records
+    (extract,) = (one for one in task.extracts.values() if one.dataset == "pairs")
+    station = {one.modality: one.encoder for one in task.extracts.values() if one.dataset == "station"}
+    assert extract.modality == "image_after" and extract.encoder == station["image"]
+
+
+def test_flags_that_mean_nothing_to_records_are_refused(project, assay, monkeypatch):
+    monkeypatch.chdir(project)
+    before = Path("params.yaml").read_bytes()
+    for arguments, said in (
+        (("data", "check", "Line 3", "--records", "--signals"), "--signals and --records exclude each other"),
+        (("add", "Line 3", "--records", "--signals"), "--signals and --records exclude each other"),
+        (("data", "check", "Line 3", "--records", "--sheet", "a.png"), "--sheet: for images only"),
+        (("data", "check", "Line 3", "--records", "--write-csv", "a.csv"), "--write-csv: for images only"),
+        (("add", "Line 3", "--records", "--canvas", "2048", "--overlap", "0"), "--canvas, --overlap: for images only, records"),
+        (("add", "Line 3", "--records", "--schedule", "quick"), "--schedule: for images only"),
+        (("predict", "a.pt", "--category", "weave"), "--category: for images only"),
+        (("predict", "a.pt", "--out", "here"), "--out: for images only"),
+    ):
+        code, _, err = assay(*arguments)
+        assert code == 1 and said in err, (arguments, err)
+    assert Path("params.yaml").read_bytes() == before

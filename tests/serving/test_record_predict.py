@@ -130,3 +130,69 @@ def test_an_image_with_a_sign_of_equality_in_its_name_is_an_image(tmp_path, monk
     assert [record_predict.is_record(Path(name)) for name in ("a=b.png", "image=x.png", "x.PT", "photos", ".", "image=/y/x.png")] == [
         False, True, True, False, False, True,
     ]  # fmt: skip
+
+
+def test_a_score_that_is_no_number_is_no_verdict(here, monkeypatch):
+    from stages.fusion.classical.mean_logit import MeanLogit
+
+    monkeypatch.setattr(MeanLogit, "score", lambda self, records: torch.full((records.samples,), float("nan")))
+    (verdict,) = judged(samples(0, 1)[0].record_id)
+    assert verdict.verdict == "unreadable" and verdict.score is None and "the score NaN" in verdict.warnings[0]
+
+
+def test_files_are_read_as_those_of_training_were(here, tmp_path):
+    """The model knows text of width 8; as tokens a film (2, 3, 8) is one of width 8, else one of width 24."""
+    settings = params.load()
+    chosen = choose(settings, model="logits")
+    torch.save({"video_tokens": torch.ones(2, 3, 8)}, tmp_path / "film.pt")
+    about = here / "features/parts-seen/stored/records.json"
+    seen = []
+    for as_tokens in (False, True):
+        io.write_json(about, {"entry": {"name": "stored", "kind": "stored", "as_tokens": as_tokens}})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(record_predict, "_judged", lambda model, detector, held_out, shown, record, threshold: seen.append(record))
+            list(record_predict.predict(settings, chosen, [tmp_path / "film.pt"], {}, threshold_of(chosen)))
+    about.unlink()
+    about.parent.rmdir()
+    assert [record.modalities["video"].values.shape for record in seen] == [(2, 24), (6, 8)]
+
+
+def _stub(read):
+    from stages.encoders.media.encoder import TokenEncoder
+
+    def encode(notes):
+        return [Tokens(torch.ones(1, WIDTHS["text"]), torch.zeros(1)) for _ in notes]
+
+    return TokenEncoder("text", WIDTHS["text"], read, encode, {})
+
+
+def test_media_that_cannot_be_read_are_one_verdict_and_the_files_another(here, tmp_path, assay, monkeypatch):
+    from stages.datasets.media import read_text
+    from stages.encoders import media
+
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(media, "rebuild", lambda about, place: _stub(read_text))
+    (tmp_path / "bad.txt").write_bytes(b"\xff\x00\xfe\x00\x01")
+    (tmp_path / "good.txt").write_text("a scratch")
+    good = samples(0, 1)[0].record_id
+    code, out, err = assay("predict", f"text={tmp_path}/bad.txt", f"records/{good}.pt", *MODEL, "--json")
+    verdicts = json.loads(out)
+    assert code == 1 and [one["score"] is None for one in verdicts] == [False, True] and verdicts[1]["verdict"] == "unreadable", err
+    assert "bad.txt" in verdicts[1]["warnings"][0]
+    code, out, _ = assay("predict", f"text={tmp_path}/good.txt", *MODEL, "--json")
+    assert code == 0 and json.loads(out)[0]["present"] == ["text"]
+
+
+def test_media_are_not_for_a_model_that_learnt_from_stored_files(here, assay, monkeypatch):
+    monkeypatch.chdir(here)
+    Path("note.txt").write_text("a scratch")
+    features = here / "features/parts-seen"
+    features.rename(here / "features/kept")
+    (features / "stored").mkdir(parents=True)
+    try:
+        code, _, err = assay("predict", "text=note.txt", *MODEL)
+    finally:
+        (features / "stored").rmdir()
+        features.rmdir()
+        (here / "features/kept").rename(features)
+    assert code == 1 and "learnt from .pt files, and which encoder made their text is not known. Give a .pt file" in err

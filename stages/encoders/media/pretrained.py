@@ -61,7 +61,13 @@ def load(folder: Folder, kind: str = "AutoModel", **given: Any) -> nn.Module:
     try:
         factory = getattr(library(), kind)
         network, report = factory.from_pretrained(
-            folder.path, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **given
+            folder.path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **given,
         )
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise WeightsAltered(
@@ -80,7 +86,7 @@ def load(folder: Folder, kind: str = "AutoModel", **given: Any) -> nn.Module:
 def part(folder: Folder, kind: str) -> Any:
     """A tokenizer or preprocessor of the folder. kind: a class of transformers."""
     try:
-        return getattr(library(), kind).from_pretrained(folder.path, local_files_only=True)
+        return getattr(library(), kind).from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise WeightsAltered(f"E102 {folder.path} has no {kind} that transformers can open: {_first_line(error)}. Copy it again") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +63,24 @@ def test_code_in_a_folder_is_not_run(tmp_path):
     with pytest.raises(WeightsAltered, match="E102 .*holds no network that transformers can open"):
         media.build("d", "dinov2", {"weights": "mine"}, Place("cpu", 1, tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+def test_code_in_a_folder_is_never_asked_about(tmp_path, monkeypatch):
+    """Where nobody says, transformers asks on the terminal whether the code shall run."""
+    said = []
+
+    class Stub:
+        @staticmethod
+        def from_pretrained(path, **given):
+            said.append(given.get("trust_remote_code"))
+            raise ValueError("no network")
+
+    monkeypatch.setattr(pretrained, "library", lambda: SimpleNamespace(AutoModel=Stub, AutoTokenizer=Stub))
+    folder = pretrained.Folder("x", tmp_path, {})
+    for call in (pretrained.load, lambda one: pretrained.part(one, "AutoTokenizer")):
+        with pytest.raises(WeightsAltered, match="no network"):
+            call(folder)
+    assert said == [False, False]
 
 
 @pytest.mark.slow
