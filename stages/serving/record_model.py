@@ -43,8 +43,8 @@ class RecordModel(NamedTuple):
         """What the logit is divided by before it becomes a probability; None where the score is no logit, or none could be fitted."""
         return stored(self.results)["temperatures"][0]
 
-    def held_out(self) -> tuple[np.ndarray, float]:
-        """Scores (n,) of the normal validation records, and the mean score of all of them: what is believed of a record that shows nothing."""
+    def held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (n,) of the normal validation records, and (m,) of all of them."""
         import numpy as np
 
         rows = [
@@ -54,7 +54,7 @@ class RecordModel(NamedTuple):
         ]
         scores = np.array([row["score"] for row in rows])
         normal = np.array([row["label"] == 0 for row in rows], dtype=bool)
-        return scores[normal], float(scores.mean()) if len(scores) else 0.0
+        return scores[normal], scores
 
 
 def choose(params: Params, project: Path = Path(), dataset: str | None = None, model: str | None = None) -> RecordModel:

@@ -80,9 +80,11 @@ def predict(
     """
     from stages.datasets.record_errors import RecordError
     from stages.datasets.record_files import read_record
+    from stages.fusion.scoring import nothing_known
 
     with engine.thread_limit(params.compute.threads):
-        detector, held_out = model.detector(), model.held_out()
+        detector, (normal, every) = model.detector(), model.held_out()
+        held_out = normal, nothing_known(detector, every) if len(every) else 0.0
         encoders, as_tokens = _encoders(params, model, media) if media else {}, _as_tokens(model)
         for path in files:
             try:
