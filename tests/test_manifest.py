@@ -53,7 +53,7 @@ def test_the_same_samples_give_the_same_bytes_and_another_encoder_changes_none(p
     _manifest(project)
     before = (project / "data/mine/manifest.json").read_bytes()
     text = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(text.replace("encoders:\n", "encoders:\n  other:\n    kind: pixels\n    image_size: 64\n"))
+    (project / "params.yaml").write_text(text.replace("\nencoders:\n", "\nencoders:\n  other:\n    kind: pixels\n    image_size: 64\n"))
     manifest.main("mine")
     assert (project / "data/mine/manifest.json").read_bytes() == before
 
