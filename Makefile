@@ -67,6 +67,7 @@ venv:
 	  echo "Assay needs Python 3.11 or newer; '$(PYTHON)' is: `$(PYTHON) --version 2>&1 | head -n 1`"; \
 	  echo "Name another one: make $(or $(MAKECMDGOALS),repro) PYTHON=python3.12"; exit 1; }
 	@cmp -s requirements.lock "$(VENV)/requirements.lock" || { set -e; \
+	  if [ -L "$(VENV)" ]; then echo "VENV=$(VENV) is a symbolic link, which venv would empty and then refuse: name the folder itself."; exit 1; fi; \
 	  if [ -n "`ls -A "$(VENV)" 2>/dev/null`" ] && [ ! -e "$(VENV)/pyvenv.cfg" ]; then \
 	    echo "VENV=$(VENV) exists and is not a virtual environment: name another folder."; exit 1; fi; \
 	  echo "Installing requirements.lock into $(VENV) (about 7 GB with CUDA, some minutes)"; \

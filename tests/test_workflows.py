@@ -195,6 +195,14 @@ def test_make_never_empties_a_folder_that_is_no_environment(clone):
     assert (clone / "results" / "precious").exists()
 
 
+def test_make_never_empties_what_a_link_points_to(clone):
+    (clone / "elsewhere").mkdir()
+    (clone / "elsewhere" / "pyvenv.cfg").write_text("")
+    (clone / "link").symlink_to("elsewhere")
+    refused = make(clone, "venv", VENV="link")
+    assert refused.returncode != 0 and "symbolic link" in refused.stdout and (clone / "elsewhere" / "pyvenv.cfg").exists()
+
+
 def test_environment_is_made_once_per_lock_and_anew_when_half_made(clone, python, tmp_path):
     venv = tmp_path / "venv"
     lock = ["-r requirements.lock"]
