@@ -20,7 +20,7 @@ from stages.params import Params
 from stages.plots import page, record_charts
 from stages.serving.leaderboard import Row, cell, columns
 from stages.serving.record_thresholds import first_threshold
-from stages.serving.verdict import recommended
+from stages.serving.verdict import recommended, why
 
 COMPARED = (
     "perceiver-moe",
@@ -64,16 +64,9 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
 def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
     if best is None:
         return {"headline": "No model could be judged; the table says why.", "why": [], "tiles": []}
-    first, tied = judged[0], [row.model for row in judged if row.candidate and row.model != best.model]
-    why = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}."]
-    if best.model != first.model:
-        why.append(f"{first.model} ranks first, but the test records cannot tell the two apart, and {best.model} answers in half the time or less.")
-    elif tied:
-        why.append(f"Tied with {', '.join(tied)}: the test records cannot tell them apart.")
-    elif len(judged) > 1:
-        why.append("No other model is tied with it: each paired 95 % interval excludes zero.")
+    said = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}.", *why(best, judged, "record")]
     if presence := next((row for row in judged if row.model == "presence"), None):
-        why.append(f"Which modalities are there tells by itself {cell(presence.metrics['roc_auc'])}.")
+        said.append(f"Which modalities are there tells by itself {cell(presence.metrics['roc_auc'])}.")
     tiles = []
     for metric, text in (("recall", "of anomalous records found"), ("false_alarm_rate", "of normal records raise an alarm")):
         if (value := best.metrics.get(metric, {}).get("value")) is not None:
@@ -82,7 +75,7 @@ def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
         tiles.append((f"{value:.3f}".removeprefix("0"), "ROC AUC on average as modalities vanish"))
     if best.latency_ms is not None:
         tiles.append((f"{best.latency_ms:.1f} ms", "a record, from its tokens"))
-    return {"headline": f"Take {best.model}", "why": why, "tiles": tiles}
+    return {"headline": f"Take {best.model}", "why": said, "tiles": tiles}
 
 
 def _comparison(judged: Sequence[Row], best: Row | None, modalities: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from stages.metrics.series_tables import step_kinds
 from stages.params import Params
 from stages.plots import series_charts
 from stages.serving.leaderboard import Row, cell, columns
-from stages.serving.verdict import recommended
+from stages.serving.verdict import recommended, why
 
 COLOURED = 5  # curves that have a colour of their own
 CONTROLS = ("random", "max-z")
@@ -54,16 +54,9 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
 def _verdict(best: Row | None, judged: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:
     if best is None:
         return {"headline": "No detector could be judged; the table says why.", "why": [], "tiles": []}
-    first, tied = judged[0], [row.model for row in judged if row.candidate and row.model != best.model]
-    why = [f"Its mean VUS-PR is {cell(best.metrics['vus_pr'])}."]
-    if best.model != first.model:
-        why.append(f"{first.model} ranks first, but the test steps cannot tell the two apart, and {best.model} answers in half the time or less.")
-    elif tied:
-        why.append(f"Tied with {', '.join(tied)}: the test steps cannot tell them apart.")
-    elif len(judged) > 1:
-        why.append("No other detector is tied with it: each paired 95 % interval excludes zero.")
+    said = [f"Its mean VUS-PR is {cell(best.metrics['vus_pr'])}.", *why(best, judged, "step")]
     if chance := next((row for row in judged if row.model == "random"), None):
-        why.append(f"Chance is {cell(chance.metrics['vus_pr'])}.")
+        said.append(f"Chance is {cell(chance.metrics['vus_pr'])}.")
     missed = best.metrics["missed_event_rate"]["value"]
     tiles = [] if missed is None else [(f"{100 * (1 - missed):.0f} %", "of events found")]
     for metric, text in (("false_alarms_per_10k", "false alarms per 10,000 normal steps"), ("delay", "steps to the first alarm, median")):
@@ -71,7 +64,7 @@ def _verdict(best: Row | None, judged: Sequence[Row], result: Mapping[str, Any])
             tiles.append((f"{value:.0f}" if value >= 10 else f"{value:.1f}", text))
     if best.latency_ms is not None:
         tiles.append((f"{best.latency_ms:.1f} ms", "a step of a stream"))
-    return {"headline": f"Take {best.model}", "why": why, "tiles": tiles}
+    return {"headline": f"Take {best.model}", "why": said, "tiles": tiles}
 
 
 def _comparison(judged: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from stages.metrics.thresholds_text import promise_text
 from stages.params import Params
 from stages.plots import charts, page
 from stages.serving.leaderboard import COLUMNS, Row, cell, columns
-from stages.serving.verdict import Scores, recommended, test_scores
+from stages.serving.verdict import Scores, recommended, test_scores, why
 
 PICTURES = 24  # on the page, of one data set
 
@@ -59,21 +59,14 @@ def _verdict(params: Params, best: Row | None, rows: Sequence[Row], detail: Sequ
     if best is None:
         return {"headline": "No model could be fitted; the table says why.", "why": [], "tiles": []}
     single = [row for row in rows if not row.members and not row.transductive]
-    first, tied = single[0], [row.model for row in single if row.candidate and row.model != best.model]
-    why = [f"Its mean image AUROC is {cell(best.metrics['image_auroc'])}."]
-    if best.model != first.model:
-        why.append(f"{first.model} ranks first, but the test images cannot tell the two apart, and {best.model} answers in half the time or less.")
-    elif tied:
-        why.append(f"Tied with {', '.join(tied)}: the test images cannot tell them apart.")
-    elif any(row.tied is False for row in rows):
-        why.append("No other model is tied with it: each paired 95 % interval excludes zero.")
+    first, said = single[0], [f"Its mean image AUROC is {cell(best.metrics['image_auroc'])}.", *why(best, single, "image")]
     if ensemble := next((row for row in rows if row.members), None):
         better = ensemble.rank == 1 and first.tied is False
         which = "better than any model alone, at the price of asking all" if better else f"not shown to be better than {first.model} alone"
-        why.append(f"The mean of {', '.join(ensemble.members)} reaches {cell(ensemble.metrics['image_auroc'])}: {which}.")
+        said.append(f"The mean of {', '.join(ensemble.members)} reaches {cell(ensemble.metrics['image_auroc'])}: {which}.")
     if floor := next((row for row in rows if row.rank and _is_trivial(params, row.model)), None):
-        why.append(f"The strongest trivial baseline, {floor.model}, reaches {cell(floor.metrics['image_auroc'])}.")
-    return {"headline": f"Take {best.model}", "why": why, "tiles": _tiles(best, detail)}
+        said.append(f"The strongest trivial baseline, {floor.model}, reaches {cell(floor.metrics['image_auroc'])}.")
+    return {"headline": f"Take {best.model}", "why": said, "tiles": _tiles(best, detail)}
 
 
 def _learnt_from(result: Mapping[str, Any]) -> list[str]:

@@ -74,3 +74,13 @@ def recommended(rows: Sequence[Any]) -> Any | None:
     best = min(candidates, key=lambda row: row.rank)
     quicker = [row for row in candidates if None not in (row.latency_ms, best.latency_ms) and row.latency_ms <= best.latency_ms / 2]
     return min(quicker, key=lambda row: (row.latency_ms, row.rank), default=best)
+
+
+def why(best: Any, judged: Sequence[Any], unit: str) -> list[str]:
+    """What the recommendation rests on, a sentence or none. best: of `judged`, single models by rank; unit: what the test set has many of, as in "image"."""
+    first, tied = judged[0], [row.model for row in judged if row.candidate and row.model != best.model]
+    if best.model != first.model:
+        return [f"{first.model} ranks first, but the test {unit}s cannot tell the two apart, and {best.model} answers in half the time or less."]
+    if tied:
+        return [f"Tied with {', '.join(tied)}: the test {unit}s cannot tell them apart."]
+    return ["No other model is tied with it: each paired 95 % interval excludes zero."] if any(row.tied is False for row in judged) else []
