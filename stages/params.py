@@ -439,7 +439,7 @@ def _explain(schema: type[BaseModel], paths: Sequence[Path], at: tuple[str, ...]
     keys = (*at, *loc)
     where = place(paths, keys)
     if problem["type"] == "extra_forbidden":
-        return f"{where} is not a known key{nearest(keys[-1], _siblings(schema, problem['loc']))}"
+        return f"E701 {where} is not a known key{nearest(keys[-1], _siblings(schema, problem['loc']))}"
     if problem["type"] == "missing":
         return f"{where} is missing"
     return f"{where}: {problem['msg']}, got {problem['input']!r}"

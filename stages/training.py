@@ -34,6 +34,10 @@ class Diverged(UserError, RuntimeError):
     """The loss, or the watched quantity, stopped being a finite number."""
 
 
+class NoRoom(UserError, RuntimeError):
+    """E502: the device's memory does not hold a step."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a model is trained: what steps, how many, and what decides which state is kept."""
@@ -172,13 +176,18 @@ class _Loop:
         for group, rate in zip(self.optimiser.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * (self.plan.schedule(self.step, self.total) if self.plan.schedule else 1.0)
         generator = torch.manual_seed(derive(self.run.seed, self.name, "step", self.step))
-        value = loss(self._batch(), generator)
-        number = value.item()
-        if not math.isfinite(number):
-            raise Diverged(self._diverged("loss", number))
-        self.optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        self.optimiser.step()
+        try:
+            value = loss(self._batch(), generator)
+            number = value.item()
+            if not math.isfinite(number):
+                raise Diverged(self._diverged("loss", number))
+            self.optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            self.optimiser.step()
+        except torch.OutOfMemoryError as error:
+            size = self.plan.batch_size
+            mend = f"Set batch_size to {size // 2} in params.yaml, or" if size > 1 else "Use smaller images, or set"
+            raise NoRoom(f"E502 {self.run.device} has no room for a batch of {size} ({self.name}). {mend} compute.device to cpu") from error
         self.loss_sum, self.loss_count = self.loss_sum + number, self.loss_count + 1
 
     def _batch(self) -> Batch:

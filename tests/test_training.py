@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stages import io
-from stages.training import Diverged, Plan, Run
+from stages.training import Diverged, NoRoom, Plan, Run
 from tests.arrays import ArrayBatches
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -177,6 +177,15 @@ def test_a_loss_that_is_not_finite_says_what_where_and_what_to_do(value):
     with pytest.raises(Diverged, match=expected):
         Run(seed=0, quiet=True, label="mono seed 0").train(model, data(), loss, Plan(optimiser=SGD, epochs=10, batch_size=5))
     assert model.weight.isfinite().all(), "the step that diverged must not be taken"
+
+
+@pytest.mark.parametrize(("size", "mend"), [(8, "Set batch_size to 4 in params.yaml, or compute.device to cpu"), (1, "Use smaller images, or set")])
+def test_a_device_that_is_full_says_what_fits(run, size, mend):
+    def loss(batch, generator):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with pytest.raises(NoRoom, match=rf"E502 cpu has no room for a batch of {size} \(train\)\. {mend}"):
+        run.train(line(), data(), loss, Plan(optimiser=SGD, epochs=1, batch_size=size))
 
 
 def test_a_watched_quantity_that_is_not_finite_is_an_error_too(run):
