@@ -46,34 +46,13 @@ def main(dataset: str) -> int:
 
 
 def _bench(params: Params, place: Path, records: Records) -> dict[str, Any]:
-    import torch
-
-    from stages.metrics.footprint import flops, peak_memory
-    from stages.metrics.latency import measure
+    from stages.metrics.costs import costs
 
     device, rule = records.label.device, params.bench
     detector = artefact.load(place).to(device).requires_grad_(False)  # counting operations would follow gradients
     one = records.take([int(records.present.sum(1).argmax())])  # of those with the most modalities the first
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    single = measure(lambda: detector.score(one), rule.warmup, rule.repeats, rule.seconds, synchronise)
-    many = measure(lambda: detector.score(records), 1, rule.repeats, rule.seconds, synchronise)
-    memory = peak_memory(lambda: detector.score(records))
-    learnt = [*detector.parameters(), *detector.buffers()]
-    return {
-        "latency_ms_p50": round(single.p50_ms, 3),
-        "latency_ms_p95": round(single.p95_ms, 3),
-        "throughput_per_s": round(1000 * records.samples / many.p50_ms, 1),
-        "batch": records.samples,
-        "warmup": single.warmup,
-        "repeats": single.repeats,
-        "batch_warmup": many.warmup,
-        "batch_repeats": many.repeats,
-        "parameters": sum(tensor.numel() for tensor in learnt),
-        "trainable_parameters": sum(tensor.numel() for tensor in detector.parameters()),
-        "flops": flops(lambda: detector.score(one)),
-        "peak_rss_mb": round(memory.rss_mb, 1),
-        "peak_vram_mb": None if memory.vram_mb is None else round(memory.vram_mb, 1),
-    }
+    calls = (lambda: detector.score(one)), (lambda: detector.score(records))
+    return costs(detector, *calls, records.samples, rule.warmup, rule.repeats, rule.seconds, device)
 
 
 if __name__ == "__main__":

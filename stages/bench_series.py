@@ -41,8 +41,7 @@ def main(dataset: str) -> int:
 def _bench(params: Params, place: Path, category: str) -> dict[str, Any]:
     import torch
 
-    from stages.metrics.footprint import flops, peak_memory
-    from stages.metrics.latency import measure
+    from stages.metrics.costs import costs
     from stages.training import Run
 
     device, rule = Run(seed=0, device=params.compute.device).device, params.bench
@@ -50,27 +49,8 @@ def _bench(params: Params, place: Path, category: str) -> dict[str, Any]:
     longest = max(open_segments(place.parts[1], category, "test"), key=lambda segment: segment.steps)
     steps = torch.from_numpy(longest.values[:STEPS]).to(device)
     one = steps[: detector.past + detector.future + 1]
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    single = measure(lambda: detector.score(one), rule.warmup, rule.repeats, rule.seconds, synchronise)
-    many = measure(lambda: detector.score(steps), 1, rule.repeats, rule.seconds, synchronise)
-    memory = peak_memory(lambda: detector.score(steps))
-    learnt = [*detector.parameters(), *detector.buffers()]
-    return {
-        "latency_ms_p50": round(single.p50_ms, 3),
-        "latency_ms_p95": round(single.p95_ms, 3),
-        "throughput_per_s": round(1000 * len(steps) / many.p50_ms, 1),
-        "batch": len(steps),
-        "warmup": single.warmup,
-        "repeats": single.repeats,
-        "batch_warmup": many.warmup,
-        "batch_repeats": many.repeats,
-        "waits_steps": detector.future,
-        "parameters": sum(tensor.numel() for tensor in learnt),
-        "trainable_parameters": sum(tensor.numel() for tensor in detector.parameters()),
-        "flops": flops(lambda: detector.score(one)),
-        "peak_rss_mb": round(memory.rss_mb, 1),
-        "peak_vram_mb": None if memory.vram_mb is None else round(memory.vram_mb, 1),
-    }
+    calls = (lambda: detector.score(one)), (lambda: detector.score(steps))
+    return costs(detector, *calls, len(steps), rule.warmup, rule.repeats, rule.seconds, device) | {"waits_steps": detector.future}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ IMAGE_VERBS = ("prepare", "extract", "manifest", "train", "evaluate", "ensemble"
 SERIES_VERBS = ("prepare_series", "manifest_series", "train_series", "evaluate_series", "bench_series", "search_series")
 RECORD_VERBS = ("prepare_records", "extract_records", "manifest_records", "train_records", "evaluate_records", "bench_records")
 VERBS = (*IMAGE_VERBS, *SERIES_VERBS, *RECORD_VERBS, "report", "track")
-GROUND = ("types", "params", "io", "seed", "errors", "progress", "engine", "training")
+GROUND = ("types", "params", "io", "seed", "errors", "progress", "engine", "training", "registry")
 NOUNS = ("datasets", "encoders", "detectors", "timeseries", "fusion", "metrics", "plots")
 SOURCES = sorted((ROOT / "stages").rglob("*.py"))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import io
+from stages.params import ParamsError
 
 if TYPE_CHECKING:
     from stages.types import Detector
@@ -55,6 +56,6 @@ def load(place: Path) -> Detector:
     try:
         detector = build(config["detector"], config["options"], at=("models", config["model"]))
         detector.load_state_dict(io.read_model(place / "model.safetensors"))
-    except (KeyError, TypeError, RuntimeError) as error:  # no such detector, no such key, tensors of another model
+    except (ParamsError, KeyError, TypeError, RuntimeError) as error:  # no such detector or option, no such key, tensors of another model
         raise io.DamagedFile(place, error) from error
     return detector.eval()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import fusion, io
+from stages.params import ParamsError
 
 if TYPE_CHECKING:
     from stages.fusion.detector import RecordDetector
@@ -45,7 +46,7 @@ def load(place: Path) -> RecordDetector:
     try:
         detector = fusion.build(config["detector"], config["options"], at=("records", "models", config["model"]))
         detector.open(config["modalities"]).load_state_dict(io.read_model(place / "model.safetensors"))
-    except (KeyError, TypeError, RuntimeError) as error:  # no such detector, no such key, tensors of another model
+    except (ParamsError, KeyError, TypeError, RuntimeError) as error:  # no such detector or option, no such key, tensors of another model
         raise io.DamagedFile(place, error) from error
     return detector.eval()
 

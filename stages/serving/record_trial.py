@@ -81,12 +81,7 @@ def schedule(detector: str, asked: Mapping[str, Any], say: Say) -> dict[str, Any
 
 def built(plan: Plan) -> RecordDetector:
     """The detector, unfitted. Raises UserError for options that it does not take, and for one that gives no probability."""
-    try:
-        detector = fusion.build(plan.detector, plan.options, at=("--options",))
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"--options: {error}") from None
+    detector = fusion.build(plan.detector, plan.options, at=("--options",))
     if not detector.supervised:
         raise UserError(f"--model {plan.detector} learns without labels and gives no probability; choose a supervised one, such as perceiver_moe")
     return detector

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import io, timeseries
+from stages.params import ParamsError
 
 if TYPE_CHECKING:
     from stages.timeseries.detector import SeriesDetector
@@ -39,7 +40,7 @@ def load(place: Path) -> SeriesDetector:
     try:
         detector = timeseries.build(config["detector"], config["options"], at=("series", "models", config["model"]))
         detector.load_state_dict(io.read_model(place / "model.safetensors"))
-    except (KeyError, TypeError, RuntimeError) as error:  # no such detector, no such key, tensors of another model
+    except (ParamsError, KeyError, TypeError, RuntimeError) as error:  # no such detector or option, no such key, tensors of another model
         raise io.DamagedFile(place, error) from error
     return detector.eval()
 

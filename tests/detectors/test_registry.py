@@ -15,12 +15,12 @@ def test_every_detector_of_the_tree_is_known_without_a_list():
 
 def test_an_unknown_name_is_answered_with_the_nearest_one():
     expected = r"no detector 'memory_bank.pachcore'; did you mean 'memory_bank.patchcore'\? Known: .*density.padim"
-    with pytest.raises(KeyError, match=expected):
+    with pytest.raises(ParamsError, match=expected):
         detectors.load("memory_bank.pachcore")
 
 
 def test_a_name_cannot_leave_the_folder_of_detectors():
-    with pytest.raises(KeyError, match="no detector"):
+    with pytest.raises(ParamsError, match="no detector"):
         detectors.load("..serving.cli")
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 
+from stages import fusion
 from stages.fusion.detector import RecordDetector
+from stages.params import ParamsError
 from stages.training import Run
 from stages.types import Refusal
 from tests.fusion.synthetic import records
@@ -31,3 +33,17 @@ def test_a_modality_that_nothing_learnt_from_has_is_refused(supervised):
     with pytest.raises(Refusal, match=name):
         Spy(supervised=supervised).fit(lacking, lacking, Run(seed=0, quiet=True))
     assert Spy(supervised=supervised).fit(some, some, Run(seed=0, quiet=True)).seen.samples == (40 if supervised else int((some.label == 0).sum()))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("classical.knnn", {}, "no detector of records 'classical.knnn'; did you mean 'classical.knn'?"),
+        ("perceiver_moe", {"heads": 5}, "records.models.mine: width must be a multiple of heads, got 256 and 5"),
+        ("perceiver_moe", {"haeds": 4}, "records.models.mine.haeds is not a known key; did you mean 'heads'?"),
+    ],
+)
+def test_what_params_yaml_asks_for_and_cannot_be_is_one_line_for_its_user(name, options, said):
+    with pytest.raises(ParamsError) as error:
+        fusion.build(name, options, at=("records", "models", "mine"))
+    assert said in str(error.value) and "\n" not in str(error.value)

@@ -144,7 +144,7 @@ def test_records_without_labels_are_no_training(assay, tmp_path):
         (("--total_json", "gone.json"), "E328 gone.json: is neither a folder nor a list"),
         (("--options", "{width"), "--options is no JSON"),
         (("--options", '{"widht": 3}'), "widht"),
-        (("--options", '{"heads": 5}'), "UserError: --options: "),
+        (("--options", '{"heads": 5}'), "--options: width must be a multiple of heads"),
         (("--model", "perceiver_mo"), "--model: there is no detector of records 'perceiver_mo'; did you mean 'perceiver_moe'?"),
         (("--model", "classical.knn"), "gives no probability"),
         (("--lr", "0"), "--lr must be above 0, got 0"),

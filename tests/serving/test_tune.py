@@ -168,7 +168,7 @@ def test_a_value_that_cannot_be_is_recorded_with_its_reason_and_the_search_goes_
     tuned = tune(space=Path("space.yaml"))
     reasons = {json.dumps(trial.changes): trial.refused for trial in tuned.trials}
     assert len(reasons) == 12 and reasons["{}"] is None and reasons['{"look": "around"}'] is None
-    assert reasons['{"gain": 5.0}'] == "photos: gain must be at most 3, got 5.0"
+    assert reasons['{"gain": 5.0}'] == "photos: models.toy: gain must be at most 3, got 5.0"
     assert "crashed" in reasons['{"idle": 1.0}'] and "out of luck" in reasons['{"idle": 1.0}']
     assert "models.toy.look" in reasons['{"look": "elsewhere"}']
     assert tuned.decision.best.changes == {"look": "around"} and "of them refused" in tuning.render(tuned)

@@ -104,7 +104,7 @@ def test_stacking_does_not_trust_a_first_level_that_only_remembers():
 def test_stacking_trusts_the_modality_that_knows():
     train = records(3, 150, missing=0, strength=5, faint=1.0)
     blurred = train.tokens["image"]
-    train = train._replace(tokens=train.tokens | {"image": blurred._replace(values=torch.randn(blurred.values.shape))})
+    train = train._replace(tokens=train.tokens | {"image": blurred._replace(values=torch.randn(blurred.values.shape, generator=torch_generator(0)))})
     weight = fit("stacking", train).weight[:3]
     assert weight[0] > 5 * weight[1].abs() and weight[2] > 5 * weight[1].abs()
 
