@@ -74,3 +74,9 @@ def test_weights_are_looked_for_in_the_project_also_from_the_copy_that_an_experi
     assert settings.model_copy(update={"backbones": "/srv/weights"}).backbones_folder == Path("/srv/weights")
     monkeypatch.delenv("DVC_ROOT")
     assert settings.backbones_folder == Path("backbones")
+
+
+def test_fractions_of_records_leave_something_to_learn_from(edited):
+    path = edited("    test_fraction: 0.25\n    target_false_alarm_rate: 0.05", "    test_fraction: 0.85\n    target_false_alarm_rate: 0.05")
+    with pytest.raises(params.ParamsError, match="leave nothing to learn from: their sum must be below 1"):
+        params.load(path)

@@ -1,9 +1,14 @@
 """What the contract of a detector of records refuses before anything is learnt."""
 
+import math
+
+import numpy as np
 import pytest
 
 from stages import fusion
+from stages.fusion import artefact
 from stages.fusion.detector import RecordDetector
+from stages.fusion.scoring import nothing_known
 from stages.params import ParamsError
 from stages.training import Run
 from stages.types import Refusal
@@ -47,3 +52,23 @@ def test_what_params_yaml_asks_for_and_cannot_be_is_one_line_for_its_user(name, 
     with pytest.raises(ParamsError) as error:
         fusion.build(name, options, at=("records", "models", "mine"))
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_an_earlier_fit_left_does_not_outlive_the_next(tmp_path):
+    """By hand, without DVC, which would remove it."""
+    detector = fusion.build("classical.prevalence", {}, at=()).fit(records(0, 20), records(1, 20), Run(seed=0, quiet=True))
+    config = {"model": "prevalence", "detector": "classical.prevalence", "options": {}}
+    artefact.refuse(tmp_path, "no weights")
+    artefact.save(tmp_path, detector, config, [])
+    assert artefact.refusal(tmp_path) is None and artefact.load(tmp_path).widths == detector.widths
+    artefact.refuse(tmp_path, "no weights")
+    assert artefact.refusal(tmp_path) == "no weights" and not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(("name", "options"), [("unimodal", {"modality": "text"}), ("mean_logit", {})])
+def test_what_is_said_of_a_record_of_which_nothing_is_known(name, options):
+    """The logit of the share of anomalies in train, and not the mean over validation records, which others would give."""
+    train = records(0, 80, anomalous=0.25)
+    detector = fusion.build(f"classical.{name}", options, at=()).fit(train, records(1, 40), Run(seed=0, quiet=True))
+    assert nothing_known(detector, np.array([5.0])) == detector.nothing == pytest.approx(math.log(20 / 60))
+    assert nothing_known(fusion.build("classical.knn", {}, at=()), np.array([1.0, 3.0])) == 2.0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from stages.fusion.perceiver.learning import Objective, Source, Trainee, consistency, judged, log_weight, ragged
+from stages.fusion.perceiver.learning import Objective, Source, Trainee, consistency, judged, log_weight, optimiser, ragged
 from stages.fusion.perceiver.trunk import Network, Shape
 from tests.fusion.perceiver.made_records import WIDTHS, drawn
 
@@ -128,3 +128,21 @@ def test_batches_hold_the_records_that_were_asked_for():
     wanted, found = records.take([4, 1]), ragged(batch.features, list(WIDTHS))
     assert all(torch.equal(a, b) for name in WIDTHS for a, b in zip(found[name], wanted.tokens[name])) and batch.sample_id == ["r4", "r1"]
     assert batch.features["label"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("ffn", ["moe", "dense"])
+def test_no_bias_decays_so_that_the_two_kinds_of_layer_differ_in_nothing_else(ffn):
+    """Biases of experts have three axes, those of a dense layer one."""
+    one = Trainee(Network(WIDTHS, SHAPE._replace(ffn=ffn)), 0.999, PLAIN, 100, 0.0)
+    decayed, spared = optimiser(one, 1e-3, 0.05)([*one.live.parameters()]).param_groups
+    names = {id(parameter): name for name, parameter in one.live.named_parameters()}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0)
+    assert {name for name in names.values() if name.endswith("bias")} <= {names[id(part)] for part in spared["params"]}
+
+
+def test_a_gradient_of_zero_is_a_step():
+    one = trainee()
+    adam = optimiser(one, 1e-3, 0.0)([*one.live.parameters()])
+    sum((0 * parameter).sum() for parameter in one.live.parameters()).backward()
+    adam.step()
+    assert int(one.steps) == 1
