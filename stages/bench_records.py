@@ -29,20 +29,25 @@ def main(dataset: str) -> int:
     params = load()
     task, models = params.record_task, {}
     device = Run(seed=0, device=params.compute.device).device
-    test = open_split(dataset, "test")
-    if not test.samples:
-        raise errors.Missing(f"no test record of {dataset} is in features/{dataset}: nothing to time. Look at the split in its manifest.json")
-    records = test.take(range(min(BATCH, test.samples))).to(device)
     with engine.thread_limit(params.compute.threads):
         for run in task.runs.values():
             if run.dataset == dataset:
-                for row in task.rows(run.model):
+                for row, entry in task.rows(run.model).items():
                     place = artefact.folder(dataset, run.model, row, task.seeds(run)[0])
-                    models[row] = _bench(params, place, records) if (place / "config.json").is_file() else {"refused": "no fitted model"}
+                    fitted = (place / "config.json").is_file()
+                    models[row] = _bench(params, place, _tested(dataset, entry.modalities).to(device)) if fitted else {"refused": "no fitted model"}
                     print(f"{dataset} {row}: {models[row]}")
     about = machine(device.type, params.compute.threads)
     io.write_json(Path("metrics", "bench", f"{dataset}.json"), {"dataset": dataset, "machine": about, "models": models})
     return errors.OK
+
+
+def _tested(dataset: str, modalities: list[str] | None) -> Records:
+    """The first test records, as a detector of these modalities is shown them."""
+    test = open_split(dataset, "test", modalities=modalities)
+    if not test.samples:
+        raise errors.Missing(f"no test record of {dataset} is in features/{dataset}: nothing to time. Look at the split in its manifest.json")
+    return test.take(range(min(BATCH, test.samples)))
 
 
 def _bench(params: Params, place: Path, records: Records) -> dict[str, Any]:

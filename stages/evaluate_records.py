@@ -62,8 +62,8 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
         return about | {"refused": "no test record has a label, so there is nothing to judge"}
     device = Run(seed=0, device=params.compute.device).device
     detectors = [artefact.load(place).to(device) for place in places]
-    records = {split: subset_of(own, run.dataset) for split, own in rows.items()}
-    judged = {split: _scored(detectors, records[split], own, device) for split, own in rows.items()}
+    records = {split: subset_of(own, run.dataset, modalities=entry.modalities) for split, own in rows.items()}
+    judged = _judged(detectors, records, rows, device)
     rule = RecordRule(task.protocol.target_false_alarm_rate, task.protocol.bootstrap_resamples)
     table, contributions = _subsets(detectors, records["test"], judged, rule.resamples, device)
     first = detectors[0]
@@ -81,15 +81,25 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
     return record_result(about | kind, found)
 
 
-def _scored(detectors: list[RecordDetector], records: Subset, rows: list[dict[str, Any]], device: Any) -> Judged:
+def _judged(detectors: list[RecordDetector], records: dict[str, Subset], rows: dict[str, list[dict[str, Any]]], device: Any) -> dict[str, Judged]:
+    """By split; a record that shows a detector nothing has the score that it gives where nothing is known."""
     import numpy as np
 
-    from stages.fusion.scoring import scores
+    from stages.fusion.scoring import nothing_known, scores, shows
     from stages.metrics.record_judgement import Judged
 
-    score = np.stack([scores(detector, records, device) for detector in detectors])
-    group = [row["group"] or row["record_id"] for row in rows]
-    return Judged(score, records.label.numpy(), group, [row["fault"] or "" for row in rows])
+    there = {split: shows(own) for split, own in records.items()}
+    found = {split: np.stack([scores(detector, own, device) for detector in detectors]) for split, own in records.items()}
+    prior = np.array([[nothing_known(detector, score[there["val"]])] for detector, score in zip(detectors, found["val"], strict=True)])
+    return {
+        split: Judged(
+            np.where(there[split], found[split], prior),
+            records[split].label.numpy(),
+            [row["group"] or row["record_id"] for row in own],
+            [row["fault"] or "" for row in own],
+        )
+        for split, own in rows.items()
+    }
 
 
 def _subsets(

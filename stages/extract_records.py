@@ -39,6 +39,15 @@ def extract(params: Params, dataset: str, modality: str) -> int:
     out, at = Path("features", dataset, modality), ("records", "encoders", job.encoder)
     shutil.rmtree(out, ignore_errors=True)  # a shard of an earlier run must not stay beside the new ones
     rows, root = io.read_table(Path("data", dataset, "samples.parquet")), root_of(Path("data", dataset, "dataset.json"))
+    control = {"control": True} if job.control else {}
+    if entry.kind == media.FACTS:
+        from stages.encoders.media import facts
+
+        given = options(facts.pack, entry.options, at)
+        described = {"entry": {"name": job.encoder, "kind": entry.kind, **given}, "dataset": dataset, "modality": modality, **control}
+        told = facts.pack(rows, out, modality, described, **given)
+        print(f"{dataset}/{modality}: {told} of {len(rows)} records have these facts")
+        return OK
     if entry.kind == media.STORED:
         from stages.encoders.media.stored import pack
 
@@ -57,7 +66,7 @@ def extract(params: Params, dataset: str, modality: str) -> int:
     files = listed(rows, root, modality)
     torch.set_num_threads(params.compute.threads)
     place = Place(resolve_device(params.compute.device), params.compute.threads, params.backbones_folder)
-    about: dict[str, Any] = {"dataset": dataset, "modality": modality}
+    about: dict[str, Any] = {"dataset": dataset, "modality": modality, **control}
     try:
         encoder = media.build(job.encoder, entry.kind, entry.options, place, at)
     except WeightsMissing as reason:

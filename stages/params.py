@@ -193,13 +193,15 @@ class RecordExtract(Section):
     modality: str
     encoder: str
     code: str
+    control: bool = False  # shown only to detectors that name the modality
 
 
 class RecordModel(Entry):
-    """A detector of records."""
+    """A detector of records. modalities: those that it is shown; by default all that are no control."""
 
     detector: str = Field(pattern=r"^([a-z_0-9]+\.)?[a-z_0-9]+$")
     label: str = ""
+    modalities: list[str] | None = Field(default=None, min_length=1)
 
 
 class RecordGroup(Section):

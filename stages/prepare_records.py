@@ -15,6 +15,7 @@ from stages import io, params
 from stages.datasets import record_adapters
 from stages.datasets.record_adapters import RecordReading
 from stages.datasets.record_checks import CheckedRecords, check
+from stages.datasets.records import FACT
 from stages.errors import OK, guarded
 from stages.progress import progress
 
@@ -46,8 +47,10 @@ def _write_table(path: Path, modalities: Sequence[str], checked: CheckedRecords)
     }
     columns |= {f"{name}_path": [row.paths.get(name) for row in checked.rows] for name in modalities}
     columns |= {f"{name}_hash": [row.content.get(name) for row in checked.rows] for name in modalities}
-    schema = pyarrow.schema([(name, pyarrow.int8() if name == "label" else pyarrow.string()) for name in columns])
-    io.write_table(path, columns, schema)
+    facts = {f"{FACT}{name}": [row.facts.get(name) for row in checked.rows] for name in dict.fromkeys(name for row in checked.rows for name in row.facts)}
+    kinds = {name: pyarrow.float64() for name, values in facts.items() if not any(isinstance(value, str) for value in values)}
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.int8() if name == "label" else pyarrow.string())) for name in columns | facts])
+    io.write_table(path, columns | facts, schema)
 
 
 def _about(dataset: str, adapter: str, reading: RecordReading, checked: CheckedRecords) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def fit(params: Params, name: str, row: str, seed: int, data: str) -> None:
         return
     place = artefact.folder(run.dataset, run.model, row, seed)
     config = {"model": row, "detector": entry.detector, "options": entry.options, "seed": seed, "data": data}
+    config |= {"shown": entry.modalities} if entry.modalities else {}
     code = [
         io.file_hash(path)
         for path in sorted({*Path(run.code).rglob("*.py"), *Path(run.maths).rglob("*.py"), Path(run.code)})
@@ -61,7 +62,7 @@ def fit(params: Params, name: str, row: str, seed: int, data: str) -> None:
     try:
         detector = fusion.build(entry.detector, entry.options, at=("records", "models", run.model))
         session = Run(seed=seed, device=params.compute.device, resume=state, label=f"{name} {row} seed {seed}", dataset=run.dataset)
-        train, val = open_split(run.dataset, "train"), open_split(run.dataset, "val")
+        train, val = (open_split(run.dataset, split, modalities=entry.modalities) for split in ("train", "val"))
         detector.to(session.device).fit(train, val, session)
         artefact.save(place, detector, config, session.history)
     except Refusal as reason:

@@ -50,6 +50,9 @@ class Plan:
     watch: str | None = None  # which measured quantity must be lowest; None keeps the last state
     patience: int | None = None  # measurements without a new best before it stops
     every: int | None = None  # steps between measurements; None is once an epoch
+    order: Callable[[torch.Generator], list[int]] | None = None  # the positions of one epoch, as many as there are samples; a permutation by default
+    plateau: int | None = None  # measurements without a new best after which all rates are divided by ten, again and again
+    mixed_precision: bool = False  # bfloat16 where CUDA has it; elsewhere it is said once and ignored
 
 
 @dataclass
@@ -129,6 +132,8 @@ def _check(plan: Plan, batches: Batches, measure: Measure | None) -> None:
             raise ValueError(f"{key} must be at least 1, got {value}")
     if plan.patience is not None and plan.watch is None:
         raise ValueError("patience needs a quantity to watch: name it in `watch`")
+    if plan.plateau is not None and (plan.plateau < 1 or plan.watch is None):
+        raise ValueError("plateau must be at least 1, and needs a quantity to watch: name it in `watch`")
     if plan.watch is not None and measure is None:
         raise ValueError(f"watching {plan.watch!r} needs something that measures it")
 
@@ -143,12 +148,15 @@ class _Loop:
         self.per_epoch = math.ceil(batches.samples / plan.batch_size)
         self.total = min(plan.epochs * self.per_epoch, plan.steps or math.inf)
         self.step, self.stopped = 0, False
-        self.best_value, self.best_step, self.waited = math.inf, 0, 0
+        self.best_value, self.best_step, self.waited, self.drops, self.held = math.inf, 0, 0, 0, 0
         self.loss_sum, self.loss_count = 0.0, 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.order: tuple[int, list[int]] = (-1, [])
         self.saved = time.monotonic()
+        self.mixed = plan.mixed_precision and run.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if plan.mixed_precision and not self.mixed:
+            run.say(f"mixed precision needs CUDA with bfloat16, and this is {run.device}: it is ignored, training goes on in float32")
         self._restore()
 
     @property
@@ -174,10 +182,11 @@ class _Loop:
     def _descend(self, loss: Loss) -> None:
         self.model.train()
         for group, rate in zip(self.optimiser.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * (self.plan.schedule(self.step, self.total) if self.plan.schedule else 1.0)
+            group["lr"] = rate * (self.plan.schedule(self.step, self.total) if self.plan.schedule else 1.0) * 0.1**self.drops
         generator = torch.manual_seed(derive(self.run.seed, self.name, "step", self.step))
         try:
-            value = loss(self._batch(), generator)
+            with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.mixed):
+                value = loss(self._batch(), generator)
             number = value.item()
             if not math.isfinite(number):
                 raise Diverged(self._diverged("loss", number))
@@ -195,7 +204,8 @@ class _Loop:
         epoch, place = divmod(self.step, self.per_epoch)
         if self.order[0] != epoch:
             generator = self.run.generator(self.name, "order", epoch)
-            self.order = (epoch, torch.randperm(self.batches.samples, generator=generator).tolist())
+            order = self.plan.order(generator) if self.plan.order else torch.randperm(self.batches.samples, generator=generator).tolist()
+            self.order = (epoch, order)
         size = self.plan.batch_size
         batch = self.batches.take(self.order[1][place * size : (place + 1) * size])
         return batch._replace(features={key: value.to(self.run.device) for key, value in batch.features.items()})
@@ -220,10 +230,13 @@ class _Loop:
         if not math.isfinite(value):
             raise Diverged(self._diverged(self.plan.watch, value))
         if value < self.best_value:
-            self.best_value, self.best_step, self.waited = value, self.step, 0
+            self.best_value, self.best_step, self.waited, self.held = value, self.step, 0, 0
             self.best = {key: tensor.clone() for key, tensor in self.model.state_dict().items()}
         else:
             self.waited += 1
+            self.held += 1
+            if self.plan.plateau is not None and self.held >= self.plan.plateau:
+                self.drops, self.held = self.drops + 1, 0
             self.stopped = self.plan.patience is not None and self.waited >= self.plan.patience
 
     def _diverged(self, what: str, value: float) -> str:
@@ -239,7 +252,7 @@ class _Loop:
         return self.run.resume / f"{self.name}.safetensors" if self.run.resume else None
 
     def _counters(self) -> dict[str, Any]:
-        names = ("step", "stopped", "best_value", "best_step", "waited", "loss_sum", "loss_count")
+        names = ("step", "stopped", "best_value", "best_step", "waited", "drops", "held", "loss_sum", "loss_count")
         return {name: getattr(self, name) for name in names} | {"history": [list(row.items()) for row in self.history]}  # JSON there sorts keys
 
     def _save(self) -> None:

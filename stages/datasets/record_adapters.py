@@ -31,7 +31,8 @@ class RecordRow(NamedTuple):
     fault: str = ""  # the kind of anomaly, where anybody said
     group: str = ""  # what must not be split; the record itself where empty
     split: str | None = None  # "train", "val" or "test" where the data set fixes it
-    content: Mapping[str, str] = MappingProxyType({})  # modality -> hash of what the file holds; of the file's bytes where absent
+    content: Mapping[str, str] = MappingProxyType({})  # modality -> hash of what the file or folder holds; of the file's bytes where absent
+    facts: Mapping[str, str | float] = MappingProxyType({})  # what is known of it beside its media: setpoints, material. The same names in every row
 
 
 class RecordReading(NamedTuple):

@@ -42,7 +42,7 @@ def check(reading: RecordReading, advance: Advance = lambda count: None) -> Chec
     for row in sorted(reading.rows, key=lambda row: row.record_id):
         present = {}
         for modality, path in row.paths.items():
-            if cause := _why_not(reading, path):
+            if cause := _why_not(reading, path, folder=modality in row.content):
                 lost[cause].append(path)
             else:
                 present[modality] = row.content.get(modality) or io.file_hash(reading.root / path)
@@ -61,10 +61,13 @@ def check(reading: RecordReading, advance: Advance = lambda count: None) -> Chec
     return CheckedRecords(rows, problems, files, missing)
 
 
-def _why_not(reading: RecordReading, path: str) -> str | None:
+def _why_not(reading: RecordReading, path: str, folder: bool) -> str | None:
+    """folder: whether it may be one, its adapter having looked into it."""
     place = reading.root / path
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         return "outside"
+    if folder and place.is_dir():
+        return None if any(place.iterdir()) else "empty"
     if not place.is_file():
         return "not there"
     return None if place.stat().st_size else "empty"

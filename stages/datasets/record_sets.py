@@ -2,10 +2,12 @@
 
 Each store holds what one encoder made of one modality, or of all where they came as embeddings. A store that was refused (its weights are not here)
 says why and is left out: models then do without that modality. A record that no store holds cannot be seen by any model and is left out as well.
+A control (a store that says so of itself: setpoints, say) is shown only to models that name its modality.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,31 @@ from stages import io
 from stages.datasets.record_store import ABOUT, INDEX, RecordStore, Subset
 from stages.datasets.records import MODALITIES, UNKNOWN
 from stages.errors import Missing
+from stages.params import ParamsError, nearest
 
 SPLITS = ("train", "val", "test")
 
 
-def open_split(dataset: str, split: str, project: Path = Path()) -> Subset:
-    """The records of one split, train, val or test, in the order of the manifest; read from disk as they are asked for."""
-    return subset_of(rows_of(dataset, split, project), dataset, project)
+def open_split(dataset: str, split: str, project: Path = Path(), modalities: Sequence[str] | None = None) -> Subset:
+    """The records of one split, train, val or test, in the order of the manifest; read from disk as they are asked for.
+
+    modalities: what is shown of them, records that have none of these being left out; by default all that is no control.
+    """
+    return subset_of(rows_of(dataset, split, project, modalities), dataset, project, modalities)
 
 
-def subset_of(rows: list[dict[str, Any]], dataset: str, project: Path = Path()) -> Subset:
-    """Some rows of the manifest, with their tokens."""
+def subset_of(rows: list[dict[str, Any]], dataset: str, project: Path = Path(), modalities: Sequence[str] | None = None) -> Subset:
+    """Some rows of the manifest, with their tokens. modalities: as of `open_split`, but no record is left out."""
     import torch
 
     label = torch.tensor([row["label"] for row in rows], dtype=torch.int8)
-    return Subset(open_stores(dataset, project), [row["record_id"] for row in rows], label)
+    fault = [row["fault"] or "" for row in rows] if any(row["fault"] for row in rows) else ()
+    return Subset(open_stores(dataset, project, modalities), [row["record_id"] for row in rows], label, fault, modalities)
 
 
-def rows_of(dataset: str, split: str, project: Path = Path()) -> list[dict[str, Any]]:
-    """The manifest's rows of one split, those left out that no store holds: record_id, split, label, group, fault."""
-    stores = open_stores(dataset, project)
+def rows_of(dataset: str, split: str, project: Path = Path(), modalities: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The manifest's rows of one split, those left out that no store of these modalities holds: record_id, split, label, group, fault."""
+    stores = open_stores(dataset, project, modalities)
     return [row for row in manifest(dataset, project) if row["split"] == split and any(row["record_id"] in store for store in stores)]
 
 
@@ -45,15 +52,24 @@ def manifest(dataset: str, project: Path = Path()) -> list[dict[str, Any]]:
     return io.read_json(project / "data" / dataset / "manifest.json")["samples"]
 
 
-def open_stores(dataset: str, project: Path = Path()) -> list[RecordStore]:
-    """All stores but the refused ones, in the order of MODALITIES and then of the alphabet. Raises Missing where there is none at all."""
+def open_stores(dataset: str, project: Path = Path(), modalities: Sequence[str] | None = None) -> list[RecordStore]:
+    """All stores but the refused ones, in the order of MODALITIES and then of the alphabet. Raises Missing where there is none at all.
+
+    modalities: those that hold one of these; by default those that are no control. Raises ParamsError for one that no store holds.
+    """
     folders = _folders(dataset, project)
     if not folders:
         raise Missing(
             f"{project / 'features' / dataset} holds no store of tokens. Run extract_records for each modality of {dataset} first"
         )
     refused = refused_stores(dataset, project)
-    return [RecordStore(folder) for folder in folders if folder.name not in refused]
+    stores = [RecordStore(folder) for folder in folders if folder.name not in refused]
+    if modalities is None:
+        return [store for store in stores if not store.about.get("control")]
+    known = [*refused, *(name for store in stores for name in store.widths)]
+    if unknown := [name for name in modalities if name not in known]:
+        raise ParamsError(f"{dataset} has no modality {unknown[0]!r}{nearest(unknown[0], known)}")
+    return [store for store in stores if set(modalities) & set(store.widths)]
 
 
 def refused_stores(dataset: str, project: Path = Path()) -> dict[str, str]:

@@ -176,9 +176,14 @@ class RecordStore:
 class Subset:
     """Some records of one data set, their modalities joined over its stores; a RecordSet that reads what is asked for."""
 
-    def __init__(self, stores: Sequence[RecordStore], record_ids: Sequence[str], label: Tensor) -> None:
-        """label: (B,) int8. Raises ValueError where two stores give the same modality."""
-        self.stores, self.record_ids, self.label = list(stores), list(record_ids), label
+    def __init__(
+        self, stores: Sequence[RecordStore], record_ids: Sequence[str], label: Tensor, fault: Sequence[str] = (), shown: Sequence[str] | None = None
+    ) -> None:
+        """label: (B,) int8. fault: as of `Records`. shown: the modalities that are read; all by default.
+
+        Raises ValueError where two stores give the same modality.
+        """
+        self.stores, self.record_ids, self.label, self.fault, self.shown = list(stores), list(record_ids), label, fault, shown
         names = [name for store in stores for name in store.widths]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{', '.join(twice)} comes from two stores ({', '.join(str(store.folder) for store in stores)}); remove one")
@@ -189,16 +194,21 @@ class Subset:
 
     @property
     def widths(self) -> dict[str, int]:
-        return {name: width for store in self.stores for name, width in store.widths.items()}
+        return {name: width for store in self.stores for name, width in store.widths.items() if self.shown is None or name in self.shown}
 
     def take(self, positions: Sequence[int]) -> Records:
         ids = [self.record_ids[position] for position in positions]
-        tokens = {name: one for store in self.stores for name, one in store.tokens(ids).items()}
-        return Records(ids, self.label[list(positions)], tokens)
+        names = self.widths
+        tokens = {name: one for store in self.stores for name, one in store.tokens(ids).items() if name in names}
+        return Records(ids, self.label[list(positions)], tokens, self._faults(positions))
 
     def kept(self, positions: Sequence[int]) -> Subset:
         """Those records, still on disk."""
-        return Subset(self.stores, [self.record_ids[position] for position in positions], self.label[list(positions)])
+        ids = [self.record_ids[position] for position in positions]
+        return Subset(self.stores, ids, self.label[list(positions)], self._faults(positions), self.shown)
+
+    def _faults(self, positions: Sequence[int]) -> Sequence[str]:
+        return [self.fault[position] for position in positions] if self.fault else ()
 
     def whole(self) -> Records:
         """All of them in memory."""

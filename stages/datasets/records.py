@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MODALITIES = ("text", "image", "video", "audio", "series")  # those that encoders are built in for; a record may have any others
 UNKNOWN = -1  # the label of a record that nobody judged
+FACT = "fact_"  # columns of the sample table: what is known of a record beside its media
+NORMAL = "normal"  # the class of records with label 0; those of the others are their kinds of fault
 
 
 class Tokens(NamedTuple):
@@ -69,6 +71,7 @@ class Records(NamedTuple):
     record_id: list[str]
     label: Tensor  # (B,) int8: 1 anomalous, 0 normal, UNKNOWN
     tokens: dict[str, Ragged]
+    fault: Sequence[str] = ()  # B kinds of anomaly, "" for normal records and unnamed ones; () where no record of the data set has one
 
     @property
     def samples(self) -> int:
@@ -91,7 +94,9 @@ class Records(NamedTuple):
         import torch
 
         at = torch.as_tensor(positions, dtype=torch.int64)
-        return Records([self.record_id[place] for place in at.tolist()], self.label[at], {name: one.take(at) for name, one in self.tokens.items()})
+        fault = [self.fault[place] for place in at.tolist()] if self.fault else ()
+        tokens = {name: one.take(at) for name, one in self.tokens.items()}
+        return Records([self.record_id[place] for place in at.tolist()], self.label[at], tokens, fault)
 
     def kept(self, positions: Sequence[int]) -> Records:
         return self.take(positions)
@@ -116,6 +121,9 @@ class RecordSet(Protocol):
 
     @property
     def label(self) -> Tensor: ...
+
+    @property
+    def fault(self) -> Sequence[str]: ...
 
     def take(self, positions: Sequence[int]) -> Records: ...
 
@@ -143,4 +151,5 @@ def packed(records: Sequence[Record], widths: dict[str, int]) -> Records:
         return Ragged(values, time, lengths.cumsum(0))
 
     label = torch.tensor([record.label for record in records], dtype=torch.int8)
-    return Records([record.record_id for record in records], label, {name: ragged(name, width) for name, width in widths.items()})
+    fault = [record.fault for record in records] if any(record.fault for record in records) else ()
+    return Records([record.record_id for record in records], label, {name: ragged(name, width) for name, width in widths.items()}, fault)

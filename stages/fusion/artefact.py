@@ -36,7 +36,8 @@ def save(place: Path, detector: RecordDetector, config: dict[str, Any], history:
     (place / "refused.json").unlink(missing_ok=True)  # of an earlier fit
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     io.write_model(place / "model.safetensors", detector.state_dict(), {"detector": config["detector"]})
-    io.write_json(place / "config.json", {**config, "modalities": detector.widths, "libraries": versions})
+    classes = {"classes": detector.classes} if detector.classes else {}
+    io.write_json(place / "config.json", {**config, "modalities": detector.widths, **classes, "libraries": versions})
     io.write_json(place / "history.json", history)
 
 
@@ -45,7 +46,7 @@ def load(place: Path) -> RecordDetector:
     config = io.read_json(place / "config.json")
     try:
         detector = fusion.build(config["detector"], config["options"], at=("records", "models", config["model"]))
-        detector.open(config["modalities"]).load_state_dict(io.read_model(place / "model.safetensors"))
+        detector.open(config["modalities"], classes=config.get("classes", ())).load_state_dict(io.read_model(place / "model.safetensors"))
     except (ParamsError, KeyError, TypeError, RuntimeError) as error:  # no such detector or option, no such key, tensors of another model
         raise io.DamagedFile(place, error) from error
     return detector.eval()

@@ -21,9 +21,25 @@ ALL_SUBSETS = 5  # up to so many modalities every subset is scored, 31 of them; 
 
 
 def scores(detector: RecordDetector, records: RecordSet, device: torch.device | str = "cpu") -> np.ndarray:
-    """(B,) float64."""
-    found = [detector.score(batch.to(device)).double().cpu().numpy() for batch in batches(records)]
+    """(B,) float64; NaN for a record that shows nothing, which a detector of few modalities may meet."""
+    found = [_scores(detector, batch.to(device)) for batch in batches(records)]
     return np.concatenate(found) if found else np.empty(0)
+
+
+def _scores(detector: RecordDetector, batch: Records) -> np.ndarray:
+    there = batch.present.any(1)
+    if there.all():
+        return detector.score(batch).double().cpu().numpy()
+    value = np.full(batch.samples, np.nan)
+    if there.any():
+        value[there.cpu().numpy()] = detector.score(batch.take(there.nonzero()[:, 0].tolist())).double().cpu().numpy()
+    return value
+
+
+def shows(records: RecordSet) -> np.ndarray:
+    """(B,) bool: whether a record has any of the modalities that are shown of it."""
+    found = [batch.present.any(1).numpy() for batch in batches(records)]
+    return np.concatenate(found) if found else np.empty(0, bool)
 
 
 def subsets(modalities: int) -> list[int]:
@@ -36,8 +52,13 @@ def subsets(modalities: int) -> list[int]:
 
 
 def nothing_known(detector: RecordDetector, validation: np.ndarray) -> float:
-    """The score of a record of which nothing is known: what the detector itself says of one, or its mean over validation records. validation: (n,) scores."""
-    return float(validation.mean()) if detector.nothing is None else detector.nothing
+    """The score of a record of which nothing is known: what the detector itself says of one, or its mean over validation records.
+
+    validation: (n,) scores of those that show something; 0 where there is none of them.
+    """
+    if detector.nothing is not None:
+        return detector.nothing
+    return float(validation.mean()) if len(validation) else 0.0
 
 
 def subset_scores(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stages.encoders.media.encoder import Place, TokenEncoder
 
 STORED = "stored"  # not a network: the tokens of all modalities lie in `.pt` files already, see stored.py
+FACTS = "facts"  # not a network: what the sample table says of a record, see facts.py
 DEFAULTS: dict[str, dict[str, Any]] = {  # by the kind of media the entry of an encoder that needs nothing but what is built in
     "text": {"kind": "sentences"},
     "image": {"kind": "frames", "reads": "image"},
