@@ -1,4 +1,4 @@
-"""Detectors of records: every file here or in a folder below that defines one RecordDetector is one, imported on demand.
+"""Detectors of records: every file here or in a folder below that defines one RecordDetector, or one DeepDetector, is one, imported on demand.
 
 A new detector is one new file; nothing is listed here. Its parameter schema is the signature of its constructor.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def known() -> list[str]:
     """The names of all detectors, "<file>" or "<family>.<file>", sorted; nothing is imported for it."""
-    return registry.defining(Path(__file__).parent, "RecordDetector")
+    return registry.defining(Path(__file__).parent, "(?:RecordDetector|DeepDetector)")
 
 
 def load(detector: str) -> type[RecordDetector]:
