@@ -111,7 +111,7 @@ def write_film(path: Path, frames: Array) -> None:
         stream = container.add_stream("mjpeg", rate=RATE, options={"qmin": "4", "qmax": "4", "threads": "1", "huffman": "default"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuvj420p"
         stream.codec_context.flags |= 0x800000  # AV_CODEC_FLAG_BITEXACT: no version string
+        no_colour = np.full((frames.shape[1] // 2, frames.shape[2]), 128, np.uint8)
         for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray").reformat(format="yuvj420p", dst_color_range="jpeg")
-            container.mux(stream.encode(picture))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.concatenate([frame, no_colour]), format="yuvj420p")))
         container.mux(stream.encode())

@@ -24,6 +24,7 @@ CODES = {  # the last two digits of a part number; 03, 04, 05, 09 and 10 are our
 }  # fmt: skip
 GAP_S = (14.0, 118.0)  # by how much the clock of a few sensor files jumps
 GOOD_SHARE = 0.3  # of the sessions
+QUIET = 1.3  # of a number: nothing is to be seen below it
 LEAST = 3  # sessions of a class, so that each of three lists has one
 SPREAD = {"current_a": 9.0, "voltage_v": 0.7, "gas_bar": 0.15, "robot_speed_cpm": 2.5}  # of what is set, between sessions
 USUAL = {"current_a": 190.0, "voltage_v": 24.0, "gas_bar": 2.0, "robot_speed_cpm": 40.0}
@@ -110,7 +111,7 @@ def _session(seed: int, number: int, kind: str, day: int, confound: float) -> Se
     own = draw.random() < confound
     any_setting, of_class = draw_setting(draw), class_setting(kind, draw)
     date = f"{day // 28 % 12 + 1:02d}-{day % 28 + 1:02d}-{23 + day // 336}"
-    warm = draw.normal(0, 0.025)
+    warm = draw.normal(0, 0.015)
     return Session(
         name=f"{kind}_{date}",
         date=date,
@@ -173,5 +174,5 @@ def draw_views(seed: int, count: int, missing: float) -> Array:
 
 
 def levels(x: Array, medium: str) -> dict[str, Array]:
-    """The numbers of one medium of a weld (J, K) to what is rendered: nothing below 1, and growing from there."""
-    return dict(zip(TRACES[medium], np.maximum(x - 1, 0).T, strict=True))
+    """The numbers of one medium of a weld (J, K) to what is rendered: nothing below QUIET, and growing from there."""
+    return dict(zip(TRACES[medium], np.maximum(x - QUIET, 0).T, strict=True))
