@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.datasets.arc_onset import seen
+from stages.datasets.arc_clock import nearest_frames, seen
 from stages.datasets.media import Clip, read_grey_film
 from stages.datasets.records import Tokens
 from stages.encoders.media.encoder import Place, TokenEncoder
@@ -44,7 +43,7 @@ def build(
     def read(path: Path) -> Clip:
         film = read_grey_film(path, image_size)
         start = (seen(film.frames, film.time_s) or 0.0) if onset else 0.0
-        at = chosen(film.time_s, frames, start, clock_s if onset else None)
+        at = nearest_frames(film.time_s, frames, start, clock_s if onset else None)
         beside = (np.clip(at - 1, 0, None), at, np.clip(at + 1, None, len(film.frames) - 1)) if together else (at, at, at)
         end = clock_s if onset else max(float(film.time_s[-1]), 1e-9)
         return Clip(np.stack([film.frames[place] for place in beside], 3), ((film.time_s[at] - start) / end).clip(0, 1))
@@ -57,13 +56,3 @@ def build(
         ]
 
     return TokenEncoder("video", frozen.width, read, encode, frozen.identity)
-
-
-def chosen(time_s: NDArray[np.float64], frames: int, start: float, clock_s: float | None) -> NDArray[np.int64]:
-    """Which frames of a film, whose frames lie at `time_s`, are nearest to `frames` equal moments: over `clock_s` from `start` on, or to the film's end."""
-    last = float(time_s[-1])
-    moments = np.linspace(start, last if clock_s is None else start + clock_s, frames)
-    moments = moments[moments <= last + 1e-9] if clock_s is not None else moments
-    after = np.searchsorted(time_s, moments).clip(0, len(time_s) - 1)
-    before = (after - 1).clip(0)
-    return np.unique(np.where(moments - time_s[before] < time_s[after] - moments, before, after))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from stages.datasets.arc_onset import heard
+from stages.datasets.arc_clock import heard
 from stages.datasets.media import Sound, read_audio
 from stages.datasets.records import Tokens
 from stages.encoders.encoder import versions

@@ -13,24 +13,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
+from stages.datasets.arc_clock import resampled
 from stages.datasets.media import Signal
 from stages.datasets.records import Tokens
 from stages.datasets.samples import DataError
-from stages.datasets.weld_files import CURRENT, arc_on, plain, read_log
+from stages.datasets.weld_files import CURRENT, NOMINAL, arc_on, plain, read_log
 from stages.encoders.encoder import versions
 from stages.encoders.media.encoder import Place, TokenEncoder
-
-NOMINAL = {  # centre and spread of the release's sensors, rough figures of an engineer
-    "pressure": (1.8, 0.5),
-    "co2_weld_flow": (15.0, 5.0),
-    "feed": (70.0, 30.0),
-    CURRENT: (180.0, 60.0),
-    "wire_consumed": (50.0, 50.0),
-    "secondary_weld_voltage": (22.0, 5.0),
-}
 
 
 def build(
@@ -64,31 +55,6 @@ def build(
 
     identity = {"weights": "none", "versions": versions("numpy", "scipy" if interpolation == "spline" else "torch")}
     return TokenEncoder("series", len(figures), partial(_read, figures=figures), encode, identity)
-
-
-def resampled(signal: Signal, start: float, steps: int, rate_hz: float, gap_s: float, interpolation: str) -> tuple[NDArray, NDArray]:
-    """At most `steps` moments from `start` on, (T,) seconds of the log's own clock, and the values there, (T, V), NaN for a sensor without any."""
-    moments = start + np.arange(steps) / rate_hz
-    moments = moments[moments <= signal.time_s[-1] + 1e-9]
-    after = np.searchsorted(signal.time_s, moments).clip(1, max(len(signal.time_s) - 1, 1))
-    if len(signal.time_s) > 1:
-        moments = moments[(signal.time_s[after] - signal.time_s[after - 1] <= gap_s) | np.isin(moments, signal.time_s)]
-    moments = moments if len(moments) else np.array([start])
-    columns = [_interpolated(signal.time_s, column.astype(np.float64), moments, interpolation) for column in signal.values.T]
-    return moments, np.stack(columns, 1)
-
-
-def _interpolated(time_s: NDArray, column: NDArray, moments: NDArray, interpolation: str) -> NDArray:
-    """Outside of what is known the nearest known value stays."""
-    known = ~np.isnan(column) & np.concatenate([[True], np.diff(time_s) > 0])
-    if not known.any():
-        return np.full(len(moments), np.nan)
-    if interpolation == "linear" or known.sum() < 3:
-        return np.interp(moments, time_s[known], column[known])
-    from scipy.interpolate import PchipInterpolator  # a cubic spline that does not overshoot
-
-    first, last = time_s[known][[0, -1]]
-    return PchipInterpolator(time_s[known], column[known])(moments.clip(first, last))
 
 
 def _read(path: Path, figures: dict[str, tuple[float, float]]) -> Signal:

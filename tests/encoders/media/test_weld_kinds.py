@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from stages.datasets.media import Sound
+from stages.datasets.weld_files import NOMINAL
 from stages.encoders import media
-from stages.encoders.media.arc_film import chosen
 from stages.encoders.media.encoder import Place
-from stages.encoders.media.sensor_steps import NOMINAL
 from stages.params import ParamsError
 from tests.datasets.weld_trees import arc_sound, log_rows, write_log, write_weld
 from tests.encoders.media.test_contract import holds
@@ -104,13 +103,6 @@ def test_the_same_moment_of_two_welds_is_the_same_token_of_sound():
     for levels in mean:
         assert levels[:4].min() - levels[4:].max() > 1, "four windows of half a second have the arc in them"
     assert (mean[0][:4] - mean[1][:4]).abs().max() < 0.5
-
-
-def test_frames_are_the_nearest_to_equal_moments_and_end_with_the_film():
-    time = np.arange(20) / 8
-    assert chosen(time, 3, 0.0, None).tolist() == [0, 10, 19] or chosen(time, 3, 0.0, None).tolist() == [0, 9, 19]
-    assert chosen(time, 5, 1.0, 4.0).tolist() == [8, 16]
-    assert chosen(time, 50, 0.0, None).tolist() == list(range(20)), "no frame twice"
 
 
 def test_a_film_begins_with_the_arc(welds):

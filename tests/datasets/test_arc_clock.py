@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.datasets.arc_onset import heard, rise, seen
+from stages.datasets.arc_clock import heard, nearest_frames, rise, seen
 from stages.datasets.media import Signal
 from stages.datasets.weld_files import arc_off, arc_on
 from tests.datasets.weld_trees import arc_sound
@@ -47,3 +47,10 @@ def test_a_current_counts_only_when_it_stays():
     assert (arc_on(log), arc_off(log)) == (3.5, 4.5)
     assert arc_on(log, steps=2) == 2.0 and arc_on(log, above=100) is None
     assert arc_on(log._replace(variables=("feed",))) is None
+
+
+def test_frames_are_the_nearest_to_equal_moments_and_end_with_the_film():
+    time = np.arange(20) / 8
+    assert nearest_frames(time, 3, 0.0, None).tolist() == [0, 10, 19] or nearest_frames(time, 3, 0.0, None).tolist() == [0, 9, 19]
+    assert nearest_frames(time, 5, 1.0, 4.0).tolist() == [8, 16]
+    assert nearest_frames(time, 50, 0.0, None).tolist() == list(range(20)), "no frame twice"
