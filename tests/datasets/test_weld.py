@@ -1,6 +1,5 @@
 """The generated welds: what is known of them by construction, and that their media are real files which say what the numbers say, when they say it."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
