@@ -142,9 +142,10 @@ def _complete(part: np.ndarray, number: np.ndarray, wanted: Mapping[str, float],
 
 
 def _kinds(number: np.ndarray, only: Sequence[str]) -> np.ndarray:
-    """(groups,) int: those of normal records alone, of anomalous alone and mixed ones, and of the last two apart by the one fault that they have."""
-    faults = sorted(set(only))
-    return (number > 0) @ np.array([1, 2]) + 4 * np.array([faults.index(name) for name in only])
+    """(groups,) int: those of normal records alone, mixed ones, and those of anomalous records alone by the one fault that they have."""
+    faults = ["", *sorted(set(only) - {""})]
+    kind = (number > 0) @ np.array([1, 2])
+    return kind + 4 * (kind == 2) * np.array([faults.index(name) for name in only])
 
 
 def _by_strata(kind: np.ndarray, wanted: Mapping[str, float], draw: np.random.Generator) -> np.ndarray:
