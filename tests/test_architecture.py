@@ -193,7 +193,8 @@ def test_no_room_has_a_name_that_says_nothing():
 
 
 def test_every_dvc_yaml_is_small_enough_for_its_lock(unfolded):
-    files = {"dvc.yaml": (*IMAGE_VERBS, "search_series", "report", "track"), "pipelines/series/dvc.yaml": SERIES_VERBS, "pipelines/records/dvc.yaml": RECORD_VERBS}
+    files = {"dvc.yaml": (*IMAGE_VERBS, "search_series", "report", "track")}
+    files |= {"pipelines/series/dvc.yaml": SERIES_VERBS, "pipelines/records/dvc.yaml": RECORD_VERBS}
     for file, verbs in files.items():
         written = YAML(typ="safe").load(ROOT / file)["stages"]
         assert set(written) == set(verbs) - ({"search_series"} if file.startswith("pipelines") else set()), file
