@@ -27,7 +27,7 @@ def draw_film(scene: Scene, size: int = 64) -> Array:
     flicker = burning * (1 + 0.08 * draw.standard_normal(len(time)).astype(np.float32))
 
     line = np.linspace(-1, 1, size, dtype=np.float32)
-    film = _still(scene, time, line, draw) * (1 - 0.45 * burning[:, None, None])
+    film = _still(scene, time, line, draw)
     x, y = line[None, None, :] - at[:, None, None], line[None, :, None]
     _light(film, x, y, flicker, trace["flare"])
     _pool(film, x, y, burning, trace["sag"])
@@ -45,19 +45,19 @@ def _still(scene: Scene, time: Array, line: Array, draw: np.random.Generator) ->
     marks = gaussian_filter(draw.standard_normal((size, 4 * size)).astype(np.float32), (0.7, 1.2))
     moved = (time * scene.session.setting.robot_speed_cpm / 60 * size / 6).astype(int)
     columns = (moved[:, None] + np.arange(size)) % (4 * size)
-    wall = (0.07 + 0.02 * line)[:, None] * np.ones(size, np.float32)
-    plate = 0.2 + 0.06 * line[:, None] + 0.05 * marks[:, columns].transpose(1, 0, 2)
-    seam = 0.08 * np.exp(-(((line - 0.3) / 0.03) ** 2))[:, None]
+    wall = (0.04 + 0.01 * line)[:, None] * np.ones(size, np.float32)
+    plate = 0.1 + 0.03 * line[:, None] + 0.03 * marks[:, columns].transpose(1, 0, 2)
+    seam = 0.05 * np.exp(-(((line - 0.3) / 0.03) ** 2))[:, None]
     return np.where(line[:, None] > PLATE, plate - seam, wall).astype(np.float32)
 
 
 def _light(film: Array, x: Array, y: Array, flicker: Array, flare: Array) -> None:
     """The arc, its halo, and its light upon the plate."""
-    wide = (0.010 * (1 + 0.8 * flare))[:, None, None]
+    wide = (0.010 * (1 + 0.7 * flare))[:, None, None]
     far = x * x + 0.8 * (y - ARC) ** 2
     film += (1.1 * flicker)[:, None, None] * np.exp(-far / wide)
-    film += ((0.24 + 0.16 * flare) * flicker)[:, None, None] * np.exp(-far / (0.12 + 6 * wide))
-    film += (0.22 * flicker)[:, None, None] * np.exp(-((x / 0.6) ** 2) - ((y - 0.3) / 0.22) ** 2)
+    film += ((0.34 + 0.07 * flare) * flicker)[:, None, None] * np.exp(-far / 0.2)
+    film += (0.28 * flicker)[:, None, None] * np.exp(-((x / 0.6) ** 2) - ((y - 0.3) / 0.22) ** 2)
 
 
 def _pool(film: Array, x: Array, y: Array, burning: Array, sag: Array) -> None:
@@ -74,10 +74,10 @@ def _haze(film: Array, time: Array, draw: np.random.Generator) -> None:
     """Smoke that drifts through the picture at some time; no defect."""
     height = np.linspace(1, 0.3, film.shape[1], dtype=np.float32)[:, None]
     waves = np.sin(np.linspace(0, 5, film.shape[2])[None, :] + draw.uniform(0, 6) + 1.3 * time[:, None])
-    thick = np.exp(-(((time - draw.uniform(0, time[-1])) / 1.2) ** 2)) * draw.uniform(0, 0.16)
+    thick = np.exp(-(((time - draw.uniform(0, time[-1])) / 1.2) ** 2)) * draw.uniform(0, 0.14)
     share = (thick[:, None] * (1 + 0.5 * waves)).astype(np.float32)[:, None, :] * height
     film *= 1 - share
-    film += 0.5 * share
+    film += 0.3 * share
 
 
 def _torch(film: Array, line: Array) -> None:
