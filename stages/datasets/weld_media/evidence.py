@@ -39,7 +39,7 @@ DEFECTS = ("excessive_convexity", "undercut", "lack_of_fusion", "porosity", "spa
            "excessive_penetration", "crater_cracks", "warping", "overlap")  # fmt: skip
 GOOD = -1  # the index of a weld that has none of them
 SLOTS = 8
-GRADES = (3.8, 5.2, 6.6)  # in deviations of a quiet slot, for a share of 1
+GRADES = (4.6, 5.6, 6.6)  # in deviations of a quiet slot, for a share of 1
 DECOY = 0.8  # the share of a decoy
 LAST = ("crater_cracks",)  # happen where the arc goes out
 ECHOED = tuple(name for name in DEFECTS if name not in ("lack_of_fusion", "warping"))  # whose traces, apart, are no defect
