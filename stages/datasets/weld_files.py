@@ -20,6 +20,14 @@ from stages.datasets.samples import DataError
 
 SENSORS = ("pressure", "co2_weld_flow", "feed", "primary_weld_current", "wire_consumed", "secondary_weld_voltage")  # in the release's order
 CURRENT = "primary_weld_current"
+NOMINAL = {  # centre and spread of the release's sensors, rough figures of an engineer
+    "pressure": (1.8, 0.5),
+    "co2_weld_flow": (15.0, 5.0),
+    "feed": (70.0, 30.0),
+    CURRENT: (180.0, 60.0),
+    "wire_consumed": (50.0, 50.0),
+    "secondary_weld_voltage": (22.0, 5.0),
+}
 NO_SENSORS = ("date", "time", "part_no", "remarks")
 SECONDS = "time_s"  # a clock in numbers, where there is none in text
 EMPTY = frozenset({"", "-", "na", "n/a", "nan", "null", "none"})
