@@ -76,7 +76,7 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
         None if isinstance(table, str) else table,
         contributions,
         _experts(first, records["test"], device),
-        _classes(detectors, open_split(run.dataset, "train", modalities=entry.modalities), records["test"], judged["test"], rule, device),
+        _classes(detectors, open_split(run.dataset, "train", modalities=entry.modalities), records, judged, rule, device),
     )
     folder = result_folder(run.dataset, run.model, row)
     write_record_tables(folder, seeds, found)
@@ -146,13 +146,13 @@ def _contributions(test: Subset, judged: Judged, score: dict[int, np.ndarray], p
 
 
 def _classes(
-    detectors: list[RecordDetector], train: Subset, test: Subset, judged: Judged, rule: RecordRule, device: Any
+    detectors: list[RecordDetector], train: Subset, records: dict[str, Subset], judged: dict[str, Judged], rule: RecordRule, device: Any
 ) -> ClassJudgement | None:
     """None of a detector that tells no classes."""
     from stages.fusion.classifying import tells, told
     from stages.metrics.record_classes import judge_classes
 
-    return judge_classes(judged, told(detectors, train, test, device), rule) if tells(detectors[0]) else None
+    return judge_classes(judged, told(detectors, train, records, device), rule) if tells(detectors[0]) else None
 
 
 def _experts(detector: RecordDetector, test: Subset, device: Any) -> dict[str, Any] | None:
