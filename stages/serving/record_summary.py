@@ -6,7 +6,6 @@ gave it.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from stages.datasets.samples import root_of
 from stages.params import Params
 from stages.plots import page, record_charts
 from stages.serving.leaderboard import Row, cell, columns
+from stages.serving.record_tables import read_csv
 from stages.serving.record_thresholds import first_threshold
 from stages.serving.verdict import recommended, why
 
@@ -82,11 +82,11 @@ def _comparison(judged: Sequence[Row], best: Row | None, modalities: Sequence[st
     """All models side by side: interval, modalities missing, faults."""
     known = [{"model": row.model, "kind": row.kind, "low": None, "high": None, **row.metrics["roc_auc"]} for row in judged]
     drawn: dict[str, Any] = {"quality": record_charts.ranking(known)} if any(one["value"] is not None for one in known) else {}
-    faults = [{"model": row.model, **one} for row in judged for one in _table(row.folder / "faults.csv")]
+    faults = [{"model": row.model, **one} for row in judged for one in read_csv(row.folder / "faults.csv")]
     if len({one["fault"] for one in faults if one["roc_auc"] is not None}) > 1:
         drawn["faults"] = record_charts.by_fault(faults, [row.model for row in judged])
     wanted = dict.fromkeys([best.model, *COMPARED] if best else COMPARED)
-    named = {row.model: rows for model in wanted for row in judged if row.model == model and (rows := _table(row.folder / "subsets.csv"))}
+    named = {row.model: rows for model in wanted for row in judged if row.model == model and (rows := read_csv(row.folder / "subsets.csv"))}
     points = [{"model": model, "present": one["modalities"].count("+") + 1, **one} for model, rows in named.items() for one in rows]
     if max((one["present"] for one in points), default=0) > 1:
         drawn["missing"] = record_charts.missing(points, list(named))
@@ -113,7 +113,7 @@ def _cases(dataset: str, best: Row) -> list[dict[str, Any]]:
     rows, threshold = _contributions(best), first_threshold(best.folder).value
     if threshold is None or not rows:
         return []
-    media = {row["record_id"]: row for row in io.read_table(Path("data", dataset, "samples.parquet"))}
+    media = {row["record_id"]: row for row in io.readread_csv(Path("data", dataset, "samples.parquet"))}
     root, names = root_of(Path("data", dataset, "dataset.json")), _modalities(rows)
     missed = sorted((row for row in rows if row["label"] == 1 and row["score"] <= threshold), key=lambda row: row["score"])[:CASES]
     alarms = sorted((row for row in rows if row["label"] == 0 and row["score"] > threshold), key=lambda row: -row["score"])[:CASES]
@@ -180,25 +180,11 @@ def _stored(row: Row, name: str) -> dict[str, Any] | None:
 
 def _contributions(row: Row) -> list[dict[str, Any]]:
     path = row.folder / "contributions.parquet"
-    return io.read_table(path) if path.is_file() else []
+    return io.readread_csv(path) if path.is_file() else []
 
 
 def _modalities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in rows[0] if name not in ("record_id", "label", "score", "seed")]
-
-
-def _table(path: Path) -> list[dict[str, Any]]:
-    """A CSV as evaluate wrote it: numbers are numbers, empty cells None."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(name: str, text: str) -> Any:
-    if name in ("fault", "modalities"):
-        return text
-    return float(text) if text else None
 
 
 def _data(dataset: str, about: Mapping[str, Any]) -> dict[str, Any]:
