@@ -83,6 +83,20 @@ def test_a_record_without_sensors_or_without_the_modality_has_no_lag_and_the_oth
     assert all(len(one.time) == 0 for one in nothing.values())
 
 
+def test_a_modality_that_falls_when_the_current_rises_is_aligned_too():
+    steps, rise = torch.linspace(0, 1, 100), torch.linspace(3, 6, 8)[:, None]
+    late = torch.tensor([1.5, -1.0] * 4)[:, None]
+    up = torch.sigmoid((steps * CLOCK_S - rise) * 5)
+    down = 1 - torch.sigmoid((steps * CLOCK_S - late - rise) * 5)
+    tokens = {
+        name: Ragged(values.flatten()[:, None], steps.repeat(8), torch.arange(9) * 100)
+        for name, values in {"series": up, "sound": down}.items()
+    }
+    aligner = Aligner({"series": 1, "sound": 1}, clock_s=CLOCK_S)
+    aligner.prime(tokens)
+    assert (aligner.lags(tokens)["sound"] - late[:, 0]).abs().max() < 0.2
+
+
 def test_where_nothing_agrees_the_lag_is_small():
     tokens, _ = welds(1)
     for name in ("audio", "video"):

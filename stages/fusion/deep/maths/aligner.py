@@ -23,7 +23,7 @@ from stages.types import Resizing
 
 REDUCED = 12  # principal components of a modality that canonical variates are looked for in
 FIRST = 3  # principal components of either side that the search starts from
-TURNS = 5  # between lags and variates
+TURNS = 3  # between lags and variates
 TINY = 1e-6
 
 
@@ -80,13 +80,10 @@ class Aligner(Resizing):
     def attention(self, tokens: dict[str, Ragged], name: str) -> Tensor:
         """(B, L) over the grid of lags, rows sum to 1."""
         one, sensors = tokens[name], tokens[self.reference]
-        both = spanning(one) & spanning(sensors)
-        if not both.any():
-            return torch.softmax(self.grid.new_zeros(len(both), len(self.grid)), 1)
         theirs = read_at(one, (one.values - self.centre[key(name)]) @ self.theirs[key(name)], self.reached / self.clock_s)
         ours = read_at(sensors, (sensors.values - self.centre[key(self.reference)]) @ self.ours[key(name)], self.moments / self.clock_s)
         agreement = (correlations(theirs, ours) * self.weight[key(name)]).sum(2)
-        return torch.softmax(self.sharpness * agreement * both[:, None], 1)
+        return torch.softmax(self.sharpness * agreement, 1)
 
     @torch.no_grad()
     def prime(self, tokens: dict[str, Ragged]) -> None:
@@ -163,7 +160,7 @@ def read_at(one: Ragged, values: Tensor, time: Tensor) -> Tensor:
     have = record_of(one).double() * 4 + one.time  # in order over all records, and further apart than any two times
     want = record * 4 + time.double().clamp(-1, 2)
     first, last = one.offsets[:-1, None], one.offsets[1:, None] - 1
-    left = (torch.searchsorted(have, want, right=True) - 1).clamp(min=first).clamp(max=last).clamp(min=0, max=len(values) - 1)
+    left = (torch.searchsorted(have, want, right=True) - 1).clamp(min=first).clamp(max=last).clamp(min=0)
     right = (left + 1).clamp(max=last).clamp(min=0)
     span = have[right] - have[left]
     share = torch.where(span > 0, (want - have[left]) / span.clamp(min=1e-9), 0.0).clamp(0, 1).to(values)
