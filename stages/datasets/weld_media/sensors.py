@@ -35,7 +35,7 @@ def draw_sensors(scene: Scene) -> tuple[Array, Array]:
     voltage = burning * (setting.voltage_v - 0.012 * (current - setting.current_a) + 0.12 * noise[:, 5] + 0.75 * trace["voltage"]) - 6 * strike
     current += 4 * burning * _tick(time, draw)  # someone touches the cable
     values = np.stack([pressure, flow, feed, current, np.zeros(len(time)), voltage], 1) + np.array(scene.session.drift) * DRIFT
-    values[:, 2:] *= burning[:, None]  # feed, current and voltage are 0 without an arc
+    values[burning == 0, 2:] = 0  # feed, current and voltage: no arc
     values[:, 4] = np.cumsum(np.maximum(values[:, 2], 0)) / RATE / 60  # metres of wire
     return time, values
 
@@ -58,5 +58,5 @@ def write_sensors(path: Path, time: Array, values: Array, part: str, gap_s: floa
     lines = [",".join(HEADER)]
     for at, (moment, row) in enumerate(zip(time.tolist(), values.tolist(), strict=True)):
         now = start + timedelta(seconds=moment + gap_s * (at > len(time) // 2))
-        lines.append(f"{now:%m/%d/%y},{now:%H:%M:%S}.{now.microsecond // 1000:03d},{part},%.3f,%.2f,%.2f,%.1f,%.3f,%.2f," % tuple(row))  # noqa: UP031
+        lines.append(f"{now:%m/%d/%y},{now:%H:%M:%S}.{now.microsecond // 1000:03d},{part},%.3f,%.2f,%.2f,%.1f,%.3f,%.2f," % tuple(row))
     path.write_bytes(("\n".join(lines) + "\n").encode())

@@ -28,7 +28,7 @@ def draw_sound(scene: Scene) -> Array:
     noise = draw.standard_normal((2, count), np.float32)
     voltage = scene.session.setting.voltage_v
     beat = 2 * np.pi * (62 + 3 * (voltage - 24)) * (time + 0.004 * np.cumsum(noise[1]) / np.float32(RATE) ** 0.5)
-    short = np.sin(beat / 2) ** 8  # the wire dips into the pool
+    short = np.square(np.square(np.square(np.sin(beat / 2))))  # the wire dips into the pool
     dips = 1 - np.clip(0.3 * envelope("flutter"), 0, 0.92) * (np.sin(2 * np.pi * draw.uniform(6, 9) * time) > 0)
     arc = (0.45 + 1.1 * short) * dips * _band(noise[0], 300, 3200)
     arc += 0.28 * envelope("hiss") * _band(noise[1], 5200, 7400)
@@ -54,7 +54,8 @@ def _filter(low: float, high: float) -> Array:
 def _pops(level: Array, draw: np.random.Generator) -> Array:
     """Drops burst out of the pool: short clicks of 2 to 4 kHz, a few where all is well."""
     rate = (1.2 + 11 * level) / RATE
-    hits = np.where(draw.random(len(level), np.float32) < rate, draw.exponential(1.0, len(level)).astype(np.float32), 0)
+    hits = (draw.random(len(level), np.float32) < rate).astype(np.float32)
+    hits[hits > 0] = draw.exponential(1.0, int(hits.sum()))
     tail = np.arange(130, dtype=np.float32) / RATE
     ring = np.exp(-tail * 700) * np.sin(2 * np.pi * draw.uniform(2400, 3400) * tail)
     return 5.0 * oaconvolve(hits, ring)[: len(level)]

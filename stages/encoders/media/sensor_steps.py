@@ -7,19 +7,16 @@ tokens, a long one is cut after `steps`. A sensor that says nothing at all in a 
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from stages.datasets.arc_clock import resampled
-from stages.datasets.media import Signal
 from stages.datasets.records import Tokens
-from stages.datasets.samples import DataError
-from stages.datasets.weld_files import CURRENT, NOMINAL, arc_on, plain, read_log
+from stages.datasets.weld_files import CURRENT, NOMINAL, arc_on, chosen_sensors, plain, read_log
 from stages.encoders.encoder import versions
 from stages.encoders.media.encoder import Place, TokenEncoder
 
@@ -41,25 +38,13 @@ def build(
     del place
     figures = {plain(name): figure for name, figure in (nominal or NOMINAL).items()}
 
-    def encode(signals: Any) -> list[Tokens]:
-        return [_tokens(signal) for signal in signals]
-
-    def _tokens(signal: Signal) -> Tokens:
-        start = arc_on(signal, plain(current), arc_above) if onset else None
-        moments, values = resampled(signal, start or 0.0, steps, rate_hz, gap_s, interpolation)
-        end = clock_s if onset else max(float(signal.time_s[-1]), 1 / rate_hz)
-        time = torch.from_numpy(((moments - (start or 0.0)) / end if onset else moments / end).clip(0, 1).astype(np.float32))
-        centre, spread = np.array(list(figures.values())).T
-        chosen = values[:, [signal.variables.index(name) for name in figures]]
-        return Tokens(torch.from_numpy(np.nan_to_num((chosen - centre) / spread).astype(np.float32)), time)
+    def read(path: Path) -> Tokens:
+        log = read_log(path)
+        start = (arc_on(log, plain(current), arc_above) or 0.0) if onset else 0.0
+        moments, values = resampled(log, start, steps, rate_hz, gap_s, interpolation)
+        end = clock_s if onset else max(float(log.time_s[-1]), 1 / rate_hz)
+        time = ((moments - start) / end).clip(0, 1).astype(np.float32)
+        return Tokens(torch.from_numpy(chosen_sensors(path, log.variables, values, figures)), torch.from_numpy(time))
 
     identity = {"weights": "none", "versions": versions("numpy", "scipy" if interpolation == "spline" else "torch")}
-    return TokenEncoder("series", len(figures), partial(_read, figures=figures), encode, identity)
-
-
-def _read(path: Path, figures: dict[str, tuple[float, float]]) -> Signal:
-    signal = read_log(path)
-    if missing := [name for name in figures if name not in signal.variables]:
-        have = ", ".join(signal.variables)
-        raise DataError(f"E434 {path} has no sensor {missing[0]!r}; it has {have}. Add it, or take it out of `nominal` of the encoder")
-    return signal
+    return TokenEncoder("series", len(figures), read, list, identity)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.datasets.images import resize_image
 from stages.datasets.media import Clip, read_pictures
 from stages.datasets.records import Tokens
-from stages.datasets.weld_files import angles, photos
+from stages.datasets.weld_files import angles, cropped, photos
 from stages.encoders.media.encoder import Place, TokenEncoder, at_moments
 from stages.encoders.media.frames import network_of
 from stages.params import ParamsError
@@ -60,10 +59,3 @@ def build(
         ]
 
     return TokenEncoder("image", seen.width, read, encode, seen.identity)
-
-
-def cropped(picture: NDArray[np.uint8], crop: tuple[float, float, float, float]) -> NDArray[np.uint8]:
-    """(H, W, 3) without a share of the left, the top, the right and the bottom; at least one pixel stays."""
-    height, width = picture.shape[:2]
-    left, top = int(crop[0] * width), int(crop[1] * height)
-    return picture[top : max(height - int(crop[3] * height), top + 1), left : max(width - int(crop[2] * width), left + 1)]
