@@ -40,15 +40,13 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """queries: (B, Q, F); tokens: (B, L, F); mask: (B, L) bool. Returns (B, Q, F) and the weights (B, heads, Q, L)."""
-        batch, asking, width = queries.shape
-        query = self.query(queries).view(batch * asking, self.heads, -1).transpose(0, 1)  # (heads, B * Q, F / heads)
-        asked = query @ self.key.weight.unflatten(0, (self.heads, -1))  # (heads, B * Q, F)
-        asked = asked.unflatten(1, (batch, asking)).transpose(0, 1).flatten(1, 2)  # (B, heads * Q, F)
-        scores = (asked @ tokens.transpose(1, 2)).unflatten(1, (self.heads, asking)) * query.shape[2] ** -0.5
+        query = self.query(queries).unflatten(2, (self.heads, -1))  # (B, Q, heads, F / heads)
+        asked = torch.einsum("bqhd,hdf->bhqf", query, self.key.weight.unflatten(0, (self.heads, -1)))
+        scores = (asked.flatten(1, 2) @ tokens.transpose(1, 2)).unflatten(1, (self.heads, -1)) * query.shape[3] ** -0.5
         weights = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min).softmax(3)
-        read = (weights.flatten(1, 2) @ tokens).unflatten(1, (self.heads, asking)).transpose(0, 1).flatten(1, 2)  # (heads, B * Q, F)
-        values = read @ self.value.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)  # (heads, B * Q, F / heads)
-        return self.out(values.transpose(0, 1).reshape(batch, asking, width) + self.value.bias), weights
+        read = (weights.flatten(1, 2) @ tokens).unflatten(1, (self.heads, -1))  # (B, heads, Q, F)
+        values = torch.einsum("bhqf,hdf->bqhd", read, self.value.weight.unflatten(0, (self.heads, -1)))
+        return self.out(values.flatten(2) + self.value.bias), weights
 
 
 class Layer(nn.Module):
