@@ -10,7 +10,7 @@ from stages.fusion.deep.maths.detector import distance
 from stages.fusion.detector import class_of
 from stages.training import Run
 from stages.types import Refusal
-from tests.fusion.deep.made import NETWORKS, TINY, WIDTHS, built, welds
+from tests.fusion.deep.made import NETWORKS, TINY, built, welds
 
 QUICK = {"epochs": 6, "learning_rate": 1e-2, "classes_per_batch": 4, "per_class": 4}
 TRAIN, VAL, TEST = welds(0, 4, 12, missing=0.2), welds(1, 4, 6, missing=0.2), welds(2, 4, 10, missing=0.2)
