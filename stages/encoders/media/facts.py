@@ -5,6 +5,7 @@ Such a token is a control, not a sensor: a model that sees nothing else and does
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,6 @@ from pydantic import Field
 from stages.datasets.record_store import StoreWriter
 from stages.datasets.records import FACT, Record, Tokens
 from stages.params import ParamsError, nearest
-from stages.seed import derive
 
 
 def pack(
@@ -57,4 +57,4 @@ def pack(
 
 def bucket(value: Any, size: int) -> int:
     """In 0..size - 1, the same on every machine."""
-    return derive(0, "fact", str(value)) % size
+    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=8).digest(), "big") % size
