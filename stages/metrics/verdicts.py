@@ -2,7 +2,8 @@
 
 From a conformal set of classes (`class_sets`): {normal} alone is accepted, a set without normal is rejected, and what may be normal or not goes to a person.
 From a probability of being anomalous the same rule holds with two classes, normal and anomalous. The promise that follows: with coverage c for each class,
-at most a share 1 - c of good parts is rejected, and at most 1 - c of each kind of bad part is accepted, however few or many are reviewed.
+at most a share 1 - c of good parts is rejected, and at most 1 - c of each kind of bad part is accepted, however few or many are reviewed; kinds that
+are too rare for a promise of their own share one with all faults.
 
 Where a person can look at only so many parts, `within` takes the most doubtful ones up to that share and lets the model decide on the others: then
 the promise falls, and what is expected instead is counted on held-out records.
@@ -57,9 +58,17 @@ def fit_verdicts(
 ) -> VerdictRule:
     """The rule whose sets cover each class; with `most_reviewed` no larger share of these held-out records is left to a person.
 
-    probabilities: (n, C) of held-out records; place: (n,) the column of each one's class.
+    A kind of fault with too few held-out records for a promise of its own has the bound of all faults together: of a fault drawn among all of them it then
+    holds. Only where these are too few as well is the kind in every set, and nothing accepted. probabilities: (n, C) of held-out records; place: (n,) the
+    column of each one's class.
     """
-    rule = VerdictRule(tuple(fit_class_sets(probabilities, place, coverage, by_class=True).bound.tolist()), normal, coverage)
+    each = fit_class_sets(probabilities, place, coverage, by_class=True)
+    faults = np.arange(len(each.bound)) != normal
+    values, true = np.asarray(probabilities, dtype=np.float64), np.asarray(place)
+    bad = np.flatnonzero(faults[true])
+    together = conformal_bound(1 - values[bad, true[bad]], coverage)
+    bound = np.where(faults & np.isinf(each.bound), together, each.bound)
+    rule = VerdictRule(tuple(bound.tolist()), normal, coverage)
     return rule if most_reviewed is None else within(rule, probabilities, most_reviewed)
 
 

@@ -84,6 +84,20 @@ def test_at_most_a_tenth_of_good_parts_is_rejected_and_of_bad_ones_accepted():
     assert np.mean(good) < 0.105 and np.mean(bad) < 0.105
 
 
+def test_rare_kinds_of_fault_share_the_promise_of_all_faults_so_that_good_parts_can_still_be_accepted():
+    values, place = welds(70, 8)
+    assert min(np.bincount(place, minlength=5)[1:]) < 9 <= np.bincount(place)[0]  # of some kind too few for 90 %
+    rule = fit_verdicts(values, place)
+    rare = np.flatnonzero(np.bincount(place, minlength=5) < 9)
+    bad = np.flatnonzero(place > 0)
+    assert {rule.bound[one] for one in rare} == {conformal_bound(1 - values[bad, place[bad]], 0.9)}
+    later = welds(4000, 9)
+    told = rule.verdicts(later[0])
+    assert (told == ACCEPT).mean() > 0.1 and (told[later[1] > 0] == ACCEPT).mean() < 0.15
+    few = np.r_[np.flatnonzero(place == 0), bad[:5]]
+    assert (fit_verdicts(values[few], place[few]).verdicts(later[0]) != ACCEPT).all()
+
+
 def test_with_a_limit_no_more_are_reviewed_and_they_are_the_most_doubtful():
     values, place = welds(1000, 5, clear=1.0)
     free = fit_verdicts(values, place)
@@ -94,6 +108,7 @@ def test_with_a_limit_no_more_are_reviewed_and_they_are_the_most_doubtful():
         assert (told == REVIEW).mean() <= most and (told == REVIEW).mean() > most - 0.01
         changed = told != free.verdicts(values)
         assert set(free.verdicts(values)[changed]) <= {REVIEW}
+        assert ((told == ACCEPT) == (values[:, 0] >= 0.5))[changed].all()  # the likelier side
         if most:
             left = np.abs(values[:, 0] - 0.5)
             assert left[told == REVIEW].max() <= left[changed].min()
