@@ -5,6 +5,7 @@ Made as those of `record_charts`, whose colours and sizes they share.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from stages.plots.series_palette import NAMED
 
 MOST_MODELS = 5  # whose learning is drawn
 MOST_POINTS = 120  # of one curve
+WIDTH = 340  # pixels of one panel of a picture
 PARTS = ["training", "validation"]
 
 
@@ -88,6 +90,22 @@ def learning(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
     shape = alt.Shape("model:N", title=None).scale(domain=models, range=SHAPES[: len(models)])
     marks = alt.Chart(values_of(kept)).mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip[0::2])
     return specification(lines + marks if kept else lines, 260)
+
+
+def picture(panels: Mapping[str, Sequence[Mapping[str, Any]]], said: str) -> bytes:
+    """The SVG of `learning` of several quantities beside each other, for a page of text. panels: by quantity its rows; said: what it shows, in words."""
+    import vl_convert
+
+    each = [{key: value for key, value in learning(rows, what).items() if key not in ("autosize", "$schema", "config")} for what, rows in panels.items()]
+    spec = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "background": "#ffffff",
+        "config": {"view": {"stroke": None}, "axis": {"gridColor": "#dde3e7"}},
+        "hconcat": [one | {"width": WIDTH, "title": {"text": what, "anchor": "start"}} for what, one in zip(panels, each, strict=True)],
+    }
+    drawn = vl_convert.vegalite_to_svg(spec)
+    head, rest = drawn.split(">", 1)
+    return f'{head} role="img"><title>{html.escape(said)}</title>{rest}\n'.encode()
 
 
 def _thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -37,7 +37,7 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
     about = io.read_json(Path("data", dataset, "dataset.json"))
     judged = [row for row in rows if row.refused is None]
     classes = class_section(dataset, rows, best, result) if has_classes(result) else None
-    cases, experts = _cases(dataset, best, WELDS if classes else CASES) if best else [], _experts(judged)
+    cases, experts = _cases(dataset, best, *((WELDS, CASES) if classes else (CASES,))) if best else [], _experts(judged)
     drawn = _comparison(judged, best, result[best.model]["modalities"] if best else []) | (_detail(best) if best else {})
     if classes:
         drawn |= classes.pop("charts")
@@ -69,7 +69,7 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
 def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
     if best is None:
         return {"headline": "No model could be judged; the table says why.", "why": [], "tiles": []}
-    said = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}.", *why(best, judged, "record")]
+    said = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}.", *why(best, [row for row in judged if row.kind != "control"], "record")]
     if presence := next((row for row in judged if row.model == "presence"), None):
         said.append(f"Which modalities are there tells by itself {cell(presence.metrics['roc_auc'])}.")
     tiles = []
@@ -114,8 +114,10 @@ def _detail(best: Row) -> dict[str, Any]:
     return drawn
 
 
-def _cases(dataset: str, best: Row, most: int) -> list[dict[str, Any]]:
-    """The worst misses, at most so many, then as many of the worst false alarms, with what each modality added and a picture where there is one."""
+def _cases(dataset: str, best: Row, most: int, unsure: int = 0) -> list[dict[str, Any]]:
+    """The worst misses, at most so many, as many of the worst false alarms, and `unsure` of the faults that were found, nearest to the threshold; each with
+    what each modality added and a picture where there is one.
+    """
     rows, threshold = _contributions(best), first_threshold(best.folder).value
     if threshold is None or not rows:
         return []
@@ -123,8 +125,9 @@ def _cases(dataset: str, best: Row, most: int) -> list[dict[str, Any]]:
     root, names = root_of(Path("data", dataset, "dataset.json")), _modalities(rows)
     missed = sorted((row for row in rows if row["label"] == 1 and row["score"] <= threshold), key=lambda row: row["score"])[:most]
     alarms = sorted((row for row in rows if row["label"] == 0 and row["score"] > threshold), key=lambda row: -row["score"])[:most]
-    cases = []
-    for outcome, row in [*(("missed", row) for row in missed), *(("false alarm", row) for row in alarms)]:
+    found = sorted((row for row in rows if row["label"] == 1 and row["score"] > threshold), key=lambda row: row["score"])[:unsure]
+    cases, outcomes = [], {"missed": missed, "false alarm": alarms, "found, but barely": found}
+    for outcome, row in ((outcome, row) for outcome, own in outcomes.items() for row in own):
         own = media[row["record_id"]]
         added = {name: None if own.get(f"{name}_path", "") is None else row[name] for name in names}
         cases.append({

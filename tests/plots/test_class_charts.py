@@ -45,3 +45,13 @@ def test_curves_are_thinned_but_begin_and_end_where_training_did_and_the_kept_st
 def test_every_chart_is_plain_json_that_vega_lite_draws_and_fits_its_place(spec):
     json.dumps(spec, allow_nan=False)
     assert spec["width"] == "container" and "<path" in vl_convert.vegalite_to_svg(spec | {"width": 330})
+
+
+def test_the_picture_for_a_page_of_text_has_both_panels_and_says_in_words_what_it_shows():
+    import xml.etree.ElementTree as tree
+
+    drawn = charts.picture({"loss": CURVE, "accuracy": CURVE}, "a & b <over-fit>")
+    root = tree.fromstring(drawn)
+    assert root.get("role") == "img" and root[0].text == "a & b <over-fit>"
+    assert b">loss<" in drawn and b">accuracy<" in drawn and float(root.get("width")) > 2 * charts.WIDTH
+    assert b"http://" not in drawn.replace(b"http://www.w3.org", b"")

@@ -14,6 +14,7 @@ from stages.metrics.record_judgement import RECORD_METRICS
 from stages.serving import class_summary, class_verdict, record_predict, record_tables
 from stages.serving.leaderboard import leaderboard, results
 from stages.serving.record_model import choose, threshold_of
+from stages.serving.verdict import recommended
 from tests.class_project import judged
 from tests.fusion.synthetic import samples
 
@@ -102,6 +103,12 @@ def test_a_setting_that_tells_the_fault_is_said_to_and_no_model_is_above_it(here
     assert main.header[-2] == "over setpoint-only"
     beside = {row[1]: row[-2] for row in main.rows}
     assert beside["setpoint-only (control)"] == "" and beside["mid-fusion"].startswith("-") and beside["knn (unsupervised)"].startswith("-")
+
+
+def test_a_control_that_does_best_is_not_recommended_and_takes_nothing_from_the_model_that_is(here):
+    rows, _ = compared()
+    assert rows[0].model == "setpoint-only" and not rows[0].candidate
+    assert recommended(rows).model == "cross-attention" and recommended(rows).tied is True
 
 
 def test_a_setting_that_tells_nothing_is_said_to():
