@@ -21,8 +21,8 @@ def rows_of(spec: dict) -> list[dict]:
 
 
 def test_a_cell_is_coloured_by_its_share_of_what_records_are():
-    rows = {(row["is"], row["told"]): row for row in rows_of(charts.confusion(NAMES, [[8, 2], [0, 0]]))}
-    assert rows["normal", "lack of fusion"]["share"] == 0.2 and rows["normal", "normal"]["records"] == 8
+    rows = {(row["is"], row["told"]): row for row in rows_of(charts.confusion(NAMES, [[6, 2], [0, 0]]))}
+    assert rows["normal", "lack of fusion"]["share"] == 0.25 and rows["normal", "normal"]["records"] == 6
     assert rows["lack of fusion", "normal"]["share"] == 0
 
 
