@@ -83,6 +83,7 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
     if found.classes:
         histories = {seed: io.read_json(place / "history.json") for seed, place in zip(seeds, places, strict=True)}
         io.write_text(folder / "learning.csv", learning_csv(histories))
+        io.write_table(folder / "spans.parquet", _spans(first, records["test"], device))
     counts = {split: len(own) for split, own in rows.items()}
     kind = {"supervised": first.supervised, "modalities": list(first.widths), "records": counts} | ({"blind": first.blind} if first.blind else {})
     return record_result(about | kind, found)
@@ -153,6 +154,16 @@ def _classes(
     from stages.metrics.record_classes import judge_classes
 
     return judge_classes(judged, told(detectors, train, records, device), rule) if tells(detectors[0]) else None
+
+
+def _spans(detector: RecordDetector, test: Subset, device: Any) -> dict[str, list[Any]]:
+    """When the first seed suspects the fault of each test record; clock_s is what time 1 is, None where the tokens are not on the clock of the arc."""
+    from stages.fusion.occlusion import Span, spans
+
+    entries = {name: store.about.get("entry", {}) for store in test.stores for name in store.widths}
+    found = spans(detector, test, device)
+    columns = {name: [getattr(one, name) for one in found] for name in Span._fields}
+    return columns | {"clock_s": [entries[one.modality].get("clock_s") if entries[one.modality].get("onset") else None for one in found]}
 
 
 def _experts(detector: RecordDetector, test: Subset, device: Any) -> dict[str, Any] | None:

@@ -172,9 +172,10 @@ def _table(result: dict[str, Any]) -> str:
 
 def _with_ties(rows: list[Row], project: Path) -> list[Row]:
     """The rows with `tied` and `candidate` filled in, as far as predictions and manifest are here."""
-    single = next((row for row in rows if row.rank and not row.members), None)
-    if single is None:
+    alone = [row for row in rows if row.rank and not row.members]
+    if not alone:
         return rows
+    single = next((row for row in alone if row.kind != "control"), alone[0])  # a control that does best is a finding, and no model to take
     best = next(row for row in rows if row.rank)
     if single.task != "image":
         return [_tied_by_draws(row, single) for row in rows]

@@ -51,6 +51,7 @@ class Table(NamedTuple):
     rows: list[list[str]]  # for people; the CSV has full precision
     note: str
     csv: str
+    left: int = 1  # columns that are names
 
 
 class Seen(NamedTuple):
@@ -105,7 +106,7 @@ def files(dataset: str, found: Comparison) -> dict[str, str]:
 
 
 def markdown(table: Table) -> str:
-    lines = [table.header, ["---"] + ["---:"] * (len(table.header) - 1), *table.rows]
+    lines = [table.header, ["---"] * table.left + ["---:"] * (len(table.header) - table.left), *table.rows]
     note = f"\n{table.note}\n" if table.note else ""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n{note}"
 
@@ -191,7 +192,7 @@ def _main(judged: Sequence[Row], setting: str | None, over: Mapping[str, Differe
         shown.append([PLACES.get(row.model, ""), name, *(cell(row.metrics.get(metric)) for metric in metrics), *beside, speed])
         stored.append(_stored(row, metrics, found))
     note = "Value [95 % interval over groups of records and seeds]. " + " ".join(said)
-    return Table("All models beside the setting alone", header, shown, note, tables.rows_csv(stored, list(stored[0]) if stored else []))
+    return Table("All models beside the setting alone", header, shown, note, tables.rows_csv(stored, list(stored[0]) if stored else []), 2)
 
 
 def _stored(row: Row, metrics: Mapping[str, str], over: Difference | None) -> dict[str, Any]:
