@@ -190,13 +190,18 @@ def test_what_has_no_gradient_or_no_attention_is_said():
 
 
 def test_areas_by_hand():
-    """Two tokens of 3 and 1 over a baseline of 0: without the first a quarter of the score is left."""
+    """Two tokens of 3 and 1 over a baseline of 0, and the square of their sum: the first alone is 9 of 16, the second 1 of 16."""
+
+    class Square(Linear):
+        def score(self, records):
+            return super().score(records) ** 2
+
     tokens = {"audio": Tokens(torch.tensor([[3.0], [1.0]]), torch.tensor([0.0, 1.0]))}
     given, baseline = packed([Record("r", tokens)], {"audio": 1}), {"audio": Tokens(torch.zeros(1, 1), torch.zeros(1))}
-    found = faithfulness.areas(Linear(), given, baseline, {"audio": torch.tensor([2.0, 1.0])}, torch.Generator())
-    deletion = [1.0] + [0.25] * 5 + [0.0] * 5
+    found = faithfulness.areas(Square(), given, baseline, {"audio": torch.tensor([2.0, 1.0])}, torch.Generator())
+    deletion = [1.0] + [1 / 16] * 5 + [0.0] * 5
     assert found.deletion.item() == pytest.approx((sum(deletion) - 0.5) / 10)
-    insertion = [0.0] + [0.75] * 5 + [1.0] * 5
+    insertion = [0.0] + [9 / 16] * 5 + [1.0] * 5
     assert found.insertion.item() == pytest.approx((sum(insertion) - 0.5) / 10)
 
 
