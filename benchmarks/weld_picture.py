@@ -13,7 +13,7 @@ import numpy as np
 
 from stages.datasets import weld
 from stages.datasets.weld_media import film, photos, process, sensors, sound
-from stages.datasets.weld_media.evidence import DEFECTS, GOOD, MEDIA, anomaly, log_ratios, preset
+from stages.datasets.weld_media.evidence import DEFECTS, GOOD, MEDIA, TRACES, preset
 
 SHOWN = "spatter"
 BEADS = ("good", "undercut", "porosity", "burnthrough", "crater_cracks")
@@ -51,10 +51,14 @@ def main(path: Path) -> None:
 
 
 def _clear(drawn: weld.Plan, name: str) -> int:
-    """The weld of a class that its media show most plainly together."""
-    ratios = log_ratios(drawn.evidence.x, preset("complementary"))[MEDIA]
-    plain = ratios[:, DEFECTS.index(name)] if name in DEFECTS else -anomaly(ratios)
-    return int(np.where(drawn.defect == (DEFECTS.index(name) if name in DEFECTS else GOOD), plain, -np.inf).argmax())
+    """The weld of a class whose media all show their trace, or the good one that shows the least."""
+    x, slot = drawn.evidence.x, drawn.evidence.slot
+    if name not in DEFECTS:
+        most = np.max([x[medium].max((1, 2)) for medium in MEDIA], 0)
+        return int(np.where(drawn.defect == GOOD, -most, -np.inf).argmax())
+    signs = preset("complementary").signs[name]
+    shown = [x[medium][np.arange(len(slot)), slot, TRACES[medium].index(trace)] for medium, (trace, _) in signs.items()]
+    return int(np.where(drawn.defect == DEFECTS.index(name), np.min(shown, 0), -np.inf).argmax())
 
 
 def _film(lane: Any, scene: process.Scene) -> None:

@@ -194,6 +194,7 @@ def write_oracle(path: Path, drawn: Plan, visibility: str) -> None:
     columns: dict[str, Any] = {"place": [drawn.place(at) for at in range(len(drawn.part))], "label": bad.astype(np.int8)}
     columns |= {"fault": [DEFECTS[one] if one != GOOD else "" for one in drawn.defect], "grade": np.where(bad, drawn.evidence.grade, -1)}
     at = np.arange(len(bad))
+    columns |= {"echo": [DEFECTS[one] if one != GOOD else "" for one in drawn.evidence.echo]}
     columns |= {"slot": np.where(bad, drawn.evidence.slot, -1), "moment_s": np.where(bad, timing.moments[at, drawn.evidence.slot], np.nan)}
     columns |= {"arc_s": timing.arc_s} | {f"arc_on_s_{name}": process.LEAD_S + timing.offset_s[:, at] for at, name in enumerate(MEDIA)}
     columns |= {f"log_ratio_{evidence.subset_name(subset)}": np.round(evidence.anomaly(ratio), 9) for subset, ratio in ratios.items()}

@@ -50,7 +50,7 @@ def in_slot(slot: int, level: float = 4.0) -> list[float]:
 
 
 def test_the_likelihood_ratio_is_that_of_the_densities_it_was_drawn_from():
-    """Against normal densities multiplied out: every slot and grade of a defect, with every decoy that there might be."""
+    """Against normal densities multiplied out: every slot and grade of a defect, every decoy and every echo that there might be."""
     from scipy.special import logsumexp
 
     chosen = evidence.preset("complementary")
@@ -66,6 +66,21 @@ def test_the_likelihood_ratio_is_that_of_the_densities_it_was_drawn_from():
         chance = chosen.decoys[medium]
         return logsumexp([plain + np.log(1 - chance), logsumexp(moved) - np.log(np.size(moved)) + np.log(chance)])
 
+    def as_good(at: int, subset) -> float:
+        alone = sum(log_density(drawn.x[name][at], 0, name) for name in subset)
+        echoes = []
+        for kind in evidence.ECHOED:
+            for grade in GRADES:
+                total = 0.0
+                for name in subset:
+                    x, shifts = drawn.x[name][at], np.zeros((SLOTS, SLOTS, len(TRACES[name])))
+                    if name in chosen.signs[kind]:
+                        trace, share = chosen.signs[kind][name]
+                        shifts[np.arange(SLOTS), np.arange(SLOTS), TRACES[name].index(trace)] = grade * share
+                    total += logsumexp([-((x - shift) ** 2).sum() / 2 for shift in shifts]) - np.log(SLOTS)
+                echoes.append(total)
+        return np.logaddexp(np.log(1 - chosen.echoes) + alone, np.log(chosen.echoes) + logsumexp(echoes) - np.log(len(echoes)))
+
     def expected(at: int, kind: str, subset) -> float:
         found = []
         for grade in GRADES:
@@ -80,10 +95,9 @@ def test_the_likelihood_ratio_is_that_of_the_densities_it_was_drawn_from():
                             trace, share = chosen.signs[kind][name]
                             place = other if name in evidence.APART.get(kind, ()) else slot
                             shift[place, TRACES[name].index(trace)] = grade * share
-                        x = drawn.x[name][at]
-                        total += log_density(x, shift, name) - log_density(x, np.zeros_like(shift), name)
+                        total += log_density(drawn.x[name][at], shift, name)
                     found.append(total)
-        return logsumexp(found) - np.log(len(found))
+        return logsumexp(found) - np.log(len(found)) - as_good(at, subset)
 
     for kind in kinds:
         for subset in (("audio",), ("video", "audio"), MEDIA):
@@ -99,7 +113,7 @@ def small_population(monkeypatch):
 def test_all_media_together_know_more_than_the_best_of_them(small_population):
     known = evidence.population("complementary")
     best = max(known["auroc"][name] for name in MEDIA)
-    assert 0.75 < best < 0.88 and known["auroc"]["all"] > best + 0.12
+    assert 0.7 < best < 0.85 and known["auroc"]["all"] > best + 0.15
     assert 0.97 < known["auroc"]["all"] < 0.998 and 0.9 < known["accuracy"] < 0.99
     assert len(known["auroc"]) == 15
 
@@ -128,11 +142,23 @@ def test_two_defects_differ_by_nothing_but_whether_two_traces_coincide():
     assert abs(told_apart(("video",)) - 0.5) < 0.04 and abs(told_apart(("audio",)) - 0.5) < 0.04
 
 
+def test_when_something_is_to_be_seen_counts_and_not_only_that_it_is():
+    """Good welds that are echoes of defects with a trace in all of three media: the media tell them from those defects together, and none does alone."""
+    chosen = evidence.preset("complementary")
+    defect = np.where(np.arange(3000) % 2, DEFECTS.index("spatter"), GOOD)
+    drawn = evidence.draw_evidence(defect, chosen._replace(echoes=1.0), np.random.default_rng(0))
+    kept = (defect != GOOD) | (drawn.echo == DEFECTS.index("spatter"))
+    ratios = evidence.log_ratios({name: x[kept] for name, x in drawn.x.items()}, chosen)
+    label = (defect[kept] != GOOD).astype(int)
+    score = {subset: evidence.auroc(ratio[:, DEFECTS.index("spatter")], label) for subset, ratio in ratios.items()}
+    assert score[MEDIA] > 0.95 and all(abs(score[name,] - 0.5) < 0.08 for name in ("video", "image", "audio"))
+
+
 def test_a_weld_without_a_medium_is_judged_by_the_others():
     chosen = evidence.preset("complementary")
     x = evidence.draw_evidence(np.array([3, GOOD]), chosen, np.random.default_rng(1)).x
     ratios = evidence.log_ratios(x, chosen, np.array([[False, True, False, False]] * 2))
-    assert np.allclose(ratios[MEDIA], evidence.log_ratios(x, chosen)[("image",)]) and (ratios[("audio", "series")] == 0).all()
+    assert np.allclose(ratios[MEDIA], evidence.log_ratios(x, chosen)["image",]) and np.allclose(ratios["audio", "series"], 0, atol=1e-12)
 
 
 def test_no_renderer_is_told_the_class():

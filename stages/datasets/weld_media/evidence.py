@@ -2,12 +2,12 @@
 
 A weld is cut into SLOTS of its time. For each medium, slot and kind of trace there is one number x, standard normal where nothing happens. A
 defect happens in one slot, the same for all media that show it: it adds GRADES[g] * share to the x of its trace there. Two things make the
-slot matter. A medium may show a decoy, one trace in one slot of its own that belongs to no defect; so what a single medium shows is worth little
-until another one shows its counterpart at the same time. And `lack_of_fusion` and `warping` have the same traces, which coincide in the one and
-lie apart in the other.
+slot matter. A medium may show a decoy, one trace in one slot of its own that belongs to no defect; and a good weld may be an echo of a defect: all the
+traces that the defect leaves, each in a slot of its own. So what a single medium shows is worth little until another one shows its counterpart at
+the same time. Besides, `lack_of_fusion` and `warping` have the same traces, which coincide in the one and lie apart in the other.
 
 Renderers see x and what has nothing to do with the class, never the class itself; so by the data-processing inequality no model of a subset of
-media can beat the likelihood ratio of its numbers, which sums over everything that is not known: class, grade, slot and decoys.
+media can beat the likelihood ratio of its numbers, which sums over everything that is not known: class, grade, slots, decoys and echoes.
 
 n welds, C defects, M media, J slots, K traces of a medium, G grades.
 """
@@ -42,6 +42,7 @@ SLOTS = 8
 GRADES = (3.8, 5.2, 6.6)  # in deviations of a quiet slot, for a share of 1
 DECOY = 0.8  # the share of a decoy
 LAST = ("crater_cracks",)  # happen where the arc goes out
+ECHOED = tuple(name for name in DEFECTS if name not in ("lack_of_fusion", "warping"))  # whose traces, apart, are no defect
 APART = {"warping": ("audio",)}  # of these, what the named media show happens in another slot than what the others show
 POPULATION = 12_000  # welds that numbers alone are drawn for, to know an AUROC of the population
 
@@ -51,6 +52,7 @@ Signs = Mapping[str, Mapping[str, tuple[str, float]]]  # defect -> medium -> tra
 class Preset(NamedTuple):
     signs: Signs
     decoys: Mapping[str, float]  # chance of a decoy in each medium
+    echoes: float = 0.0  # chance of a good weld to be an echo, which has no decoys
 
 
 COMPLEMENTARY: Signs = {  # what is not named is not to be seen
@@ -79,9 +81,10 @@ REDUNDANT: Signs = {  # every medium shows every defect
     "warping": {"video": ("wander", 1.0), "image": ("bulge", 1.0), "audio": ("flutter", 1.0), "series": ("gas", 1.0)},
     "overlap": {"video": ("wander", 1.0), "image": ("bulge", 1.0), "audio": ("flutter", 1.0), "series": ("feed", 1.0)},
 }
-DECOYS = {"video": 0.25, "image": 0.12, "audio": 0.25, "series": 0.25}
+DECOYS = {"video": 0.2, "image": 0.1, "audio": 0.2, "series": 0.2}
+ECHOES = 0.3
 PRESETS = {
-    "complementary": Preset(COMPLEMENTARY, DECOYS),
+    "complementary": Preset(COMPLEMENTARY, DECOYS, ECHOES),
     "redundant": Preset(REDUNDANT, DECOYS),
     "photos": Preset({name: {"image": row["image"]} for name, row in REDUNDANT.items()}, DECOYS | {"image": 0.0}),
 }
@@ -99,6 +102,7 @@ class Evidence(NamedTuple):
     grade: Array  # (n,) index, drawn for good welds too
     slot: Array  # (n,) where the defect happens, or would
     other: Array  # (n,) where that part of it happens which lies apart
+    echo: Array  # (n,) index of the defect that a good weld is an echo of, GOOD for none
 
 
 def draw_evidence(defect: Array, chosen: Preset, draw: np.random.Generator) -> Evidence:
@@ -108,17 +112,21 @@ def draw_evidence(defect: Array, chosen: Preset, draw: np.random.Generator) -> E
     grade, slot = draw.integers(0, len(GRADES), count), draw.integers(0, SLOTS, count)
     other = (slot + draw.integers(1, SLOTS, count)) % SLOTS
     slot[np.isin(defect, [DEFECTS.index(name) for name in LAST])] = SLOTS - 1
+    echoed = np.array([DEFECTS.index(name) for name in ECHOED])[draw.integers(0, len(ECHOED), count)]
+    echo = np.where((defect == GOOD) & (draw.random(count) < chosen.echoes), echoed, GOOD)
+    apart = draw.integers(0, SLOTS, (count, len(MEDIA)))
     for name in MEDIA:
         chance, where, what = draw.random(count), draw.integers(0, SLOTS, count), draw.integers(0, len(TRACES[name]), count)
         strength = np.array(GRADES)[draw.integers(0, len(GRADES), count)] * DECOY
-        decoy = np.flatnonzero(chance < chosen.decoys[name])
+        decoy = np.flatnonzero((chance < chosen.decoys[name]) & (echo == GOOD))
         x[name][decoy, where[decoy], what[decoy]] += strength[decoy]
-    for at in np.flatnonzero(defect != GOOD):
-        kind = DEFECTS[defect[at]]
+    for at in np.flatnonzero((defect != GOOD) | (echo != GOOD)):
+        kind = DEFECTS[max(defect[at], echo[at])]
         for name, (trace, share) in chosen.signs[kind].items():
             place = other[at] if name in APART.get(kind, ()) else slot[at]
+            place = place if echo[at] == GOOD else apart[at, MEDIA.index(name)]
             x[name][at, place, TRACES[name].index(trace)] += GRADES[grade[at]] * share
-    return Evidence(x, grade, slot, other)
+    return Evidence(x, grade, slot, other, echo)
 
 
 def log_ratios(x: Mapping[str, Array], chosen: Preset, present: Array | None = None) -> Ratios:
@@ -126,12 +134,28 @@ def log_ratios(x: Mapping[str, Array], chosen: Preset, present: Array | None = N
 
     Grades and slots are equally likely. present: (n, M) bool; all by default.
     """
-    term = _terms(x, chosen, present)
-    found: Ratios = {}
+    term, found, count = _terms(x, chosen, present), {}, len(x[MEDIA[0]])
+    echo = _echoes(x, chosen, present) if chosen.echoes else {}
     for subset in subsets():
         columns = [_over_slots(kind, {name: term[kind][name] for name in subset if name in term[kind]}) for kind in DEFECTS]
-        count = len(x[MEDIA[0]])
         found[subset] = np.stack([np.zeros(count) if column is None else column for column in columns], 1)
+        if echo:
+            like = logsumexp([sum(echo[kind][name] for name in subset) for kind in ECHOED], axis=(0, 2)) - np.log(len(ECHOED) * len(GRADES))
+            found[subset] -= np.logaddexp(np.log(1 - chosen.echoes), np.log(chosen.echoes) + like)[:, None]
+    return found
+
+
+def _echoes(x: Mapping[str, Array], chosen: Preset, present: Array | None) -> dict[str, dict[str, Array]]:
+    """defect -> medium -> (n, G): log p(x of the medium | echo of grade g) - log p(x of the medium | good and no echo)."""
+    found: dict[str, dict[str, Array]] = {}
+    for kind in ECHOED:
+        found[kind] = {}
+        for name in MEDIA:
+            trace, share = chosen.signs[kind].get(name, (TRACES[name][0], 0.0))  # a share of 0 shifts nothing
+            mean = np.array(GRADES) * share
+            shifted = logsumexp(mean * x[name][:, :, TRACES[name].index(trace), None] - mean**2 / 2, axis=1) - np.log(SLOTS)
+            term = shifted - np.log(_decoyed(x[name], chosen.decoys[name]))[:, None]
+            found[kind][name] = term if present is None else np.where(present[:, MEDIA.index(name), None], term, 0.0)
     return found
 
 
@@ -140,7 +164,7 @@ def subsets() -> list[tuple[str, ...]]:
 
 
 def _terms(x: Mapping[str, Array], chosen: Preset, present: Array | None) -> dict[str, dict[str, Array]]:
-    """defect -> medium that shows it -> (n, J, G): the log-likelihood ratio of the medium, did the defect happen in slot j with grade g."""
+    """defect -> medium that shows it -> (n, J, G): the log-likelihood ratio, did it happen in slot j with grade g, against a weld that is no echo."""
     quiet = {name: _decoyed(x[name], chosen.decoys[name]) for name in MEDIA}
     found: dict[str, dict[str, Array]] = {}
     for kind in DEFECTS:
