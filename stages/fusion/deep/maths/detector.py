@@ -22,7 +22,6 @@ from stages.fusion.deep.maths.learning import Learning, Source, train_network
 from stages.fusion.deep.maths.network import Network, Reading
 from stages.fusion.detector import Classified, RecordDetector, class_of
 from stages.seed import derive
-from stages.types import NotFitted
 
 if TYPE_CHECKING:
     from stages.training import Run
@@ -56,7 +55,7 @@ class DeepDetector(RecordDetector, ABC):
         self.to(run.device)
         self.train_one(self.network, train, val, run, "network")
         if not self.supervised:
-            self.bank = self._read_all(train).cpu().to(run.device)
+            self.bank = self._read_all(train)
 
     def rate(self, records: Records) -> Tensor:
         reading = self.read(records)
@@ -64,10 +63,14 @@ class DeepDetector(RecordDetector, ABC):
         return score.to(records.label.device)
 
     def tell(self, records: Records) -> Classified:
-        if not self.telling:
-            raise NotFitted(f"{type(self).__name__} learnt from normal records alone and tells no classes; its score is all that it gives")
         reading = self.read(records)
         return Classified(reading.logits.to(records.label.device), reading.unit.to(records.label.device))
+
+    @torch.no_grad()
+    def classify(self, records: Records) -> Classified:
+        if not self.telling:
+            raise TypeError(f"{type(self).__name__} learns from normal records alone here (normal_only) and tells no classes; ask for its score")
+        return super().classify(records)
 
     def forward(self, records: Records) -> Reading:
         """Everything that the network makes of these records, on its own device, with a gradient. Raises WrongRecords as `score` does."""
@@ -91,11 +94,12 @@ class DeepDetector(RecordDetector, ABC):
         known = (val.label == 0) if self.learning.normal_only else (val.label >= 0)
         judged = val.kept(known.nonzero()[:, 0].tolist())
         network.encoder.standardise(self.fitting(part) for part in batches(train))
-        return train_network(network, self._source(train), self._source(judged), self.learning, run, name)
+        sources = (self._source(one, network.encoder.names) for one in (train, judged))
+        return train_network(network, *sources, self.learning, run, name)
 
-    def _source(self, records: RecordSet) -> Source:
+    def _source(self, records: RecordSet, modalities: Sequence[str]) -> Source:
         kind = class_of(records, self.classes) if self.supervised else torch.zeros(records.samples, dtype=torch.int64)
-        return Source(records, kind, list(self.widths))
+        return Source(records, kind, modalities)
 
     @torch.no_grad()
     def _read_all(self, records: RecordSet) -> Tensor:

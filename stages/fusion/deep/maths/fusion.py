@@ -28,8 +28,6 @@ class Attention(nn.Module):
     """Multi-head attention that also returns its weights."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
-        if width % heads:
-            raise ValueError(f"features must be a multiple of heads, got {width} and {heads}")
         super().__init__()
         self.heads = heads
         self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
@@ -104,13 +102,9 @@ class CrossAttentionFusionModule(nn.Module):
         query: str = LEARNED,
         style: Literal["joint", "per_modality"] = "joint",
     ) -> None:
-        for name, value in {"queries": queries, "layers": layers, "ffn": ffn, "heads": heads}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(features, {"queries": queries, "layers": layers, "ffn": ffn, "heads": heads}, query, style)
         if query != LEARNED and query not in modalities:
             raise ValueError(f"query must be {LEARNED!r} or a modality that is shown ({', '.join(modalities)}), got {query!r}")
-        if query != LEARNED and style == "per_modality":
-            raise ValueError(f"in the style per_modality queries are learnt, got query {query!r}")
         super().__init__()
         self.query, self.style = query, style
         self.project = nn.Linear(width, features)
@@ -135,6 +129,17 @@ class CrossAttentionFusionModule(nn.Module):
         read = [self.readers[key(name)](tokens[:, span], encoded.mask[:, span]) for name, span in encoded.spans.items()]
         features = self.join(torch.cat([one.features for one in read], 2))
         return Fused(features, torch.cat([one.attention for one in read], 1) / len(read))
+
+
+def check_sizes(features: int, sizes: dict[str, int], query: str, style: str) -> None:
+    """Raises ValueError for what does not go together, before any layer is made."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if features % sizes["heads"]:
+        raise ValueError(f"features must be a multiple of heads, got {features} and {sizes['heads']}")
+    if query != LEARNED and style == "per_modality":
+        raise ValueError(f"in the style per_modality queries are learnt, got query {query!r}")
 
 
 def by_modality(attention: Tensor, encoded: Encoded) -> Tensor:

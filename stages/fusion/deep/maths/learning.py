@@ -119,7 +119,8 @@ class Source:
 
     def take(self, positions: list[int]) -> Batch:
         taken = self.records.take(positions)
-        features = {f"{number}.{part}": tensor for number, one in enumerate(map(taken.tokens.__getitem__, self.modalities)) for part, tensor in one._asdict().items()}
+        given = enumerate(taken.tokens[name] for name in self.modalities)
+        features = {f"{number}.{part}": tensor for number, one in given for part, tensor in one._asdict().items()}
         return Batch({**features, "class": self.classes[positions]}, taken.label.long(), None, taken.record_id, [""] * len(positions))
 
 
