@@ -156,6 +156,16 @@ class AudioEncoder(Encoder):
         return self.network.known(mask, tokens)
 
 
+def encoders(
+    *, video: str = TWIN, image: str = TWIN, audio: str = TWIN, backbones: Path = Path("backbones"), freeze: bool = True, unfreeze_last: int = 0,
+    lora_rank: int = 0, seed: int = 0,
+) -> dict[str, Encoder]:  # fmt: skip
+    """All three. video, image, audio: "twin", or the folder of a V-JEPA 2, a DINOv2 and an AST in backbones/; the rest is the same for each."""
+    kinds = {"video": (VideoEncoder, video), "image": (ImageEncoder, image), "audio": (AudioEncoder, audio)}
+    rest = {"backbones": backbones, "freeze": freeze, "unfreeze_last": unfreeze_last, "lora_rank": lora_rank, "seed": seed}
+    return {name: kind(weights, **rest) for name, (kind, weights) in kinds.items()}
+
+
 class TwinVideo(twins.VideoTwin):
     width = twins.WIDTH
 

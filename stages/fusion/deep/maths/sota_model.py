@@ -14,7 +14,7 @@ B records, T frames, N views, M mel bands, S steps, V sensors, L tokens, C class
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,13 @@ from torch import Tensor, nn
 
 from stages.errors import UserError
 from stages.fusion.deep.maths.backbones import Encoder, parameters
-from stages.fusion.deep.maths.encoder import Padded
+from stages.fusion.deep.maths.encoder import Encoding, Padded, key
+from stages.fusion.deep.maths.fusion import CrossAttentionFusionModule
 from stages.fusion.deep.maths.heads import log_odds
 from stages.fusion.deep.maths.network import Network
+from stages.seed import derive
 
+ENCODING = Encoding()
 SPELT = {"video": ("video",), "image": ("post_images", "post_weld_images"), "audio": ("audio",), "series": ("sensors",)}
 DIMENSIONS = {"video": (5,), "image": (5,), "audio": (3, 4), "series": (3,)}
 PIXELS = ("video", "image")
@@ -44,9 +47,21 @@ class QuadModalSOTAModel(nn.Module):
         self.encoders, self.network = nn.ModuleDict(encoders), network
         if set(network.encoder.names) != set(SPELT):
             raise ValueError(f"the network is of {', '.join(network.encoder.names)}; expected {', '.join(SPELT)}")
-        self.channels = int(network.encoder.widths["series"])
+        self.channels = network.encoder.adapters[key("series")].standard.centre.numel()
         if not quiet:
             print(self.described())
+
+    @classmethod
+    def fresh(
+        cls, encoders: Mapping[str, Encoder], *, classes: int = 12, channels: int = 6, features: int = 512, encoding: Encoding = ENCODING, seed: int = 0,
+        quiet: bool = False, **fusion: Any,
+    ) -> Self:  # fmt: skip
+        """One that has learnt nothing yet. channels: V. fusion: options of CrossAttentionFusionModule."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "network"))
+            middle = CrossAttentionFusionModule(list(SPELT), encoding.width, features, **fusion)
+            network = Network({**{name: encoder.width for name, encoder in encoders.items()}, "series": channels}, encoding, middle, features, classes)
+        return cls(encoders, network, quiet)
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """"features" (B, F) of unit length, "projection" (B, 128) for the contrast, "logits" (B, C), "anomaly_score" (B,) log odds of any fault,
