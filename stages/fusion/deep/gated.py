@@ -35,7 +35,9 @@ class Gate(nn.Module):
     def __init__(self, modalities: int, width: int, features: int, dropout: float) -> None:
         super().__init__()
         self.each = nn.ModuleList(nn.Sequential(nn.Linear(width, features), nn.Tanh()) for _ in range(modalities))
-        self.gate = nn.Sequential(nn.Linear(modalities * (width + 1), features), nn.GELU(), nn.Dropout(dropout), nn.Linear(features, modalities))
+        self.gate = nn.Sequential(
+            nn.Linear(modalities * (width + 1), features), nn.GELU(), nn.Dropout(dropout), nn.Linear(features, modalities)
+        )
 
     def forward(self, encoded: Encoded) -> Fused:
         pooled = encoded.pooled

@@ -22,5 +22,7 @@ class Alone(nn.Module):
 
 def having(records: RecordSet, modality: str) -> RecordSet:
     """Those of the records that have the modality."""
-    there = [number for number, has in enumerate(has for part in batches(records) for has in (part.tokens[modality].lengths > 0).tolist()) if has]
+    there = [
+        number for number, has in enumerate(has for part in batches(records) for has in (part.tokens[modality].lengths > 0).tolist()) if has
+    ]
     return records.kept(there)

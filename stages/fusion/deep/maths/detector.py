@@ -69,7 +69,9 @@ class DeepDetector(RecordDetector, ABC):
     @torch.no_grad()
     def classify(self, records: Records) -> Classified:
         if not self.telling:
-            raise TypeError(f"{type(self).__name__} learns from normal records alone here (normal_only) and tells no classes; ask for its score")
+            raise TypeError(
+                f"{type(self).__name__} learns from normal records alone here (normal_only) and tells no classes; ask for its score"
+            )
         return super().classify(records)
 
     def forward(self, records: Records) -> Reading:

@@ -111,11 +111,10 @@ def padded(ragged: Ragged, most: int) -> Padded:
     columns = max(1, int(kept.max())) if len(kept) else 1
     place = torch.arange(columns, device=kept.device)
     mask = place < kept[:, None]
-    rows = (ragged.offsets[:-1, None] + place * lengths[:, None] // kept[:, None].clamp(min=1))[mask]
-    values = ragged.values.new_zeros(*mask.shape, ragged.values.shape[1])
-    time = ragged.time.new_zeros(mask.shape)
-    values[mask], time[mask] = ragged.values[rows], ragged.time[rows]
-    return Padded(values, time, mask)
+    if not len(ragged.values):
+        return Padded(ragged.values.new_zeros(*mask.shape, ragged.values.shape[1]), ragged.time.new_zeros(mask.shape), mask)
+    rows = (ragged.offsets[:-1, None] + place * lengths[:, None] // kept[:, None].clamp(min=1)) * mask
+    return Padded(ragged.values[rows] * mask[..., None], ragged.time[rows] * mask, mask)
 
 
 def time_code(time: Tensor) -> Tensor:
@@ -188,7 +187,7 @@ class TokenEncoder(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], encoding: Encoding) -> None:
         super().__init__()
-        self.names, self.encoding = list(widths), encoding
+        self.names, self.widths, self.encoding = list(widths), dict(widths), encoding
         self.adapters = nn.ModuleDict({key(name): self._adapter(name, size) for name, size in widths.items()})
         self.embedding = nn.ParameterDict({key(name): _drawn(encoding.width) for name in widths})
         self.absent = nn.ParameterDict({key(name): _drawn(encoding.width) for name in widths})

@@ -154,10 +154,11 @@ class Trainee(nn.Module):
 
     def told(self, tokens: Mapping[str, Ragged], kind: Tensor, share: float, generator: torch.Generator) -> tuple[Told, Tensor]:
         """What is counted, and the loss. kind: (B,) int64 classes; share: chance of each modality to be taken away."""
-        given = [self.view(tokens, kind, share, generator) for _ in range(VIEWS)]
-        reading = self.network(side_by_side(given))
+        reading = self.network(self.views(tokens, kind, share, generator))
         heads, learning = self.network.heads, self.learning
-        contrast = self.contrast(heads.project(reading.features).unflatten(0, (VIEWS, -1)).transpose(0, 1), None if learning.normal_only else kind)
+        contrast = self.contrast(
+            heads.project(reading.features).unflatten(0, (VIEWS, -1)).transpose(0, 1), None if learning.normal_only else kind
+        )
         if learning.normal_only:
             return Told(contrast, contrast, torch.ones_like(contrast)), contrast
         logits, twice = heads.balanced(reading.features), kind.repeat(VIEWS)
@@ -165,13 +166,16 @@ class Trainee(nn.Module):
         told = Told(functional.cross_entropy(logits.detach(), twice), contrast, (logits.argmax(1) == twice).float().mean())
         return told, learning.contrast * contrast + learning.alpha * smooth
 
-    def view(self, tokens: Mapping[str, Ragged], kind: Tensor, share: float, generator: torch.Generator) -> dict[str, Padded]:
-        """One view of the records: augmented, padded, with some modalities taken away."""
-        seen = augmented(self.learning.augment, dict(tokens), kind, generator) if self.learning.augment else tokens
-        parts = self.network.encoder.padded(seen)
-        present = torch.stack([part.mask.any(1) for part in parts.values()], 1)
+    def views(self, tokens: Mapping[str, Ragged], kind: Tensor, share: float, generator: torch.Generator) -> dict[str, Padded]:
+        """V * B records, all of the first view, then all of the second: augmented, padded, with some modalities taken away."""
+        padded, names = self.network.encoder.padded, self.learning.augment
+        if names:
+            both = side_by_side([padded(augmented(names, dict(tokens), kind, generator)) for _ in range(VIEWS)])
+        else:
+            both = {name: Padded(*(torch.cat([one] * VIEWS) for one in part)) for name, part in padded(tokens).items()}
+        present = torch.stack([part.mask.any(1) for part in both.values()], 1)
         left = thinned(present, share, generator)
-        return {name: part._replace(mask=part.mask & left[:, number, None]) for number, (name, part) in enumerate(parts.items())}
+        return {name: part._replace(mask=part.mask & left[:, number, None]) for number, (name, part) in enumerate(both.items())}
 
     def spent(self) -> dict[str, float]:
         """The means since this was last asked."""
@@ -273,7 +277,9 @@ def _grown(part: Padded, length: int) -> Padded:
     short = length - part.mask.shape[1]
     if not short:
         return part
-    return Padded(functional.pad(part.values, (0, 0, 0, short)), functional.pad(part.time, (0, short)), functional.pad(part.mask, (0, short)))
+    return Padded(
+        functional.pad(part.values, (0, 0, 0, short)), functional.pad(part.time, (0, short)), functional.pad(part.mask, (0, short))
+    )
 
 
 def _optimiser(learning: Learning) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:
