@@ -20,6 +20,7 @@ from stages.fusion.deep.maths.encoder import Encoding
 from stages.fusion.deep.maths.heads import log_odds
 from stages.fusion.deep.maths.learning import Learning, Source, train_network
 from stages.fusion.deep.maths.network import Network, Reading
+from stages.fusion.deep.maths.pretraining import labelled_share, pretrain
 from stages.fusion.detector import Classified, RecordDetector, class_of
 from stages.seed import derive
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stages.training import Run
 
 NEIGHBOURS = 5
+PRIMED = 300  # records that the clocks' envelopes are taken from
 ENCODING, LEARNING = Encoding(), Learning()
 
 
@@ -95,9 +97,18 @@ class DeepDetector(RecordDetector, ABC):
         """Train a network of this detector; returns after how many steps the kept state was reached."""
         known = (val.label == 0) if self.learning.normal_only else (val.label >= 0)
         judged = val.kept(known.nonzero()[:, 0].tolist())
-        network.encoder.standardise(self.fitting(part) for part in batches(train))
-        sources = (self._source(one, network.encoder.names) for one in (train, judged))
-        return train_network(network, *sources, self.learning, run, name)
+        encoder, chosen = network.encoder, self.learning
+        encoder.standardise(self.fitting(part) for part in batches(train))
+        if encoder.aligner is not None:
+            some = self.fitting(train.take(range(min(train.samples, PRIMED)))).to(run.device)
+            encoder.aligner.to(run.device).prime(some.tokens)
+        source = self._source(train, encoder.names)
+        if chosen.pretrain_epochs:
+            pretrain(encoder, source, chosen.pretrain_epochs, run, f"{name}-pretraining")
+        if chosen.labels < 1 and self.supervised:
+            looked_at = labelled_share(source.classes, chosen.labels, run.generator("labels"))
+            source = self._source(train.kept(looked_at), encoder.names)
+        return train_network(network, source, self._source(judged, encoder.names), chosen, run, name)
 
     def _source(self, records: RecordSet, modalities: Sequence[str]) -> Source:
         kind = class_of(records, self.classes) if self.supervised else torch.zeros(records.samples, dtype=torch.int64)

@@ -4,8 +4,8 @@ A layer is attention from queries to tokens, attention among queries, and a feed
 learnt, or they are the tokens of one modality ("video" or "series", as the first description of the weld model has it). In the style "per_modality" each
 modality is read by queries of its own and a network joins what they bring, which is how that model was first built.
 
-After Vaswani et al., arXiv:1706.03762, and Perceiver IO (Jaegle et al., arXiv:2107.14795). Deviation: attention to what is masked is a very small finite
-number before the softmax, so that nothing is ever NaN.
+After Vaswani et al., arXiv:1706.03762, and Perceiver IO (Jaegle et al., arXiv:2107.14795). Deviations: attention to what is masked is a very small finite
+number before the softmax, so that nothing is ever NaN; the tokens have one norm for all layers, whose projections do what norms of their own would.
 
 B records, Q queries, L tokens, M modalities, W width of tokens, F features.
 """
@@ -40,28 +40,26 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """queries: (B, Q, F); tokens: (B, L, F); mask: (B, L) bool. Returns (B, Q, F) and the weights (B, heads, Q, L)."""
-        batch, asking, width = queries.shape
-        query = self.query(queries).view(batch * asking, self.heads, -1).transpose(0, 1)  # (heads, B * Q, F / heads)
-        asked = query @ self.key.weight.unflatten(0, (self.heads, -1))  # (heads, B * Q, F)
-        asked = asked.unflatten(1, (batch, asking)).transpose(0, 1).flatten(1, 2)  # (B, heads * Q, F)
-        scores = (asked @ tokens.transpose(1, 2)).unflatten(1, (self.heads, asking)) * query.shape[2] ** -0.5
+        query = self.query(queries).unflatten(2, (self.heads, -1))  # (B, Q, heads, F / heads)
+        asked = torch.einsum("bqhd,hdf->bhqf", query, self.key.weight.unflatten(0, (self.heads, -1)))
+        scores = (asked.flatten(1, 2) @ tokens.transpose(1, 2)).unflatten(1, (self.heads, -1)) * query.shape[3] ** -0.5
         weights = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min).softmax(3)
-        read = (weights.flatten(1, 2) @ tokens).unflatten(1, (self.heads, asking)).transpose(0, 1).flatten(1, 2)  # (heads, B * Q, F)
-        values = read @ self.value.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)  # (heads, B * Q, F / heads)
-        return self.out(values.transpose(0, 1).reshape(batch, asking, width) + self.value.bias), weights
+        read = (weights.flatten(1, 2) @ tokens).unflatten(1, (self.heads, -1))  # (B, heads, Q, F)
+        values = torch.einsum("bhqf,hdf->bqhd", read, self.value.weight.unflatten(0, (self.heads, -1)))
+        return self.out(values.flatten(2) + self.value.bias), weights
 
 
 class Layer(nn.Module):
     def __init__(self, features: int, heads: int, ffn: int, dropout: float) -> None:
         super().__init__()
-        self.norms = nn.ModuleDict({name: nn.LayerNorm(features) for name in ("queries", "tokens", "within", "feed")})
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(features) for name in ("queries", "within", "feed")})
         self.reads, self.within = Attention(features, heads), Attention(features, heads)
         self.feed = nn.Sequential(nn.Linear(features, ffn), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn, features))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, asking: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """queries: (B, Q, F), of which those of `asking`, (B, Q) bool, count. Returns them, their weights to tokens and those among them."""
-        seen, weights = self.reads(self.norms["queries"](queries), self.norms["tokens"](tokens), mask)
+        seen, weights = self.reads(self.norms["queries"](queries), tokens, mask)
         queries = queries + self.dropout(seen)
         normed = self.norms["within"](queries)
         told, within = self.within(normed, normed, asking)
@@ -116,7 +114,7 @@ class CrossAttentionFusionModule(nn.Module):
             raise ValueError(f"query must be {LEARNED!r} or a modality that is shown ({', '.join(modalities)}), got {query!r}")
         super().__init__()
         self.query, self.style = query, style
-        self.project = nn.Linear(width, features)
+        self.project = nn.Sequential(nn.Linear(width, features), nn.LayerNorm(features))
         own = queries if query == LEARNED else 0
         readers = modalities if style == "per_modality" else ["all"]
         self.readers = nn.ModuleDict({key(name): Reader(features, heads, own, layers, ffn, dropout) for name in readers})
