@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -149,6 +150,42 @@ def test_a_clock_moves_the_tokens_and_nothing_else(model):
     torch.testing.assert_close(model(batch() | {"time": spread})["features"], model(batch())["features"])
     later = {"sensors": torch.linspace(0.5, 1, 64).expand(3, -1)}
     assert not torch.allclose(model(batch() | {"time": later})["features"], model(batch())["features"])
+
+
+def test_the_time_of_a_token_is_that_of_its_known_frames(model):
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0]] * 3, dtype=torch.bool)
+    given = {"video": batch()["video"], "masks": {"video": mask}, "time": {"video": torch.where(mask, torch.full((3, 8), 0.25), torch.tensor(math.nan))}}
+    part = model.tokens(given)["video"]
+    assert part.mask[0].any() and not part.mask.all()
+    torch.testing.assert_close(part.time[part.mask], torch.full((int(part.mask.sum()),), 0.25))
+
+
+def test_a_batch_of_the_welding_data_set_goes_through_the_model_and_into_the_contrast(model):
+    """[W-66] What `WeldingDataset` and its `collate` give, with a weld that has no film and one that lacks a view."""
+    welding = pytest.importorskip("stages.datasets.welding_dataset", reason="the data set of raw welds is not here")
+    from torch.utils.data import DataLoader
+
+    from stages.datasets.record_adapters import RecordRow
+
+    draw = np.random.default_rng(0)
+
+    def read(row):
+        views = (0, 1, 2, 4) if row.record_id == "w1" else (0, 1, 2, 3, 4)
+        media = {
+            "video": welding.Medium(draw.integers(0, 255, (12, 32, 32), np.uint8), np.linspace(0, 1, 12)),
+            "image": welding.Medium(draw.integers(0, 255, (len(views), 32, 32, 3), np.uint8), np.array(views) / 4, views),
+            "audio": welding.Medium(draw.normal(-8, 2, (150, 64)).astype(np.float32), np.linspace(0, 0.75, 150)),
+            "series": welding.Medium(draw.normal(size=(50, 6)), np.linspace(0, 1, 50)),
+        }
+        return {name: medium for name, medium in media.items() if name != "video" or row.record_id != "w0"}
+
+    rows = [RecordRow(f"w{number}", {}, int(number > 1), "porosity" if number > 1 else "") for number in range(4)]
+    shape = welding.Shape(frames=16, frame_size=32, image_size=32, steps=64, clock_s=2.0)
+    (given,) = DataLoader(welding.WeldingDataset(rows, read, shape), batch_size=4, collate_fn=welding.collate)
+    said = model(given)
+    assert said["features"].shape == (4, 48) and all(tensor.isfinite().all() for tensor in said.values())
+    assert model.tokens(given)["video"].mask.any(1).tolist() == [False, True, True, True]
+    assert SupConLoss()(said["projection"][:, None], given["label"]).isfinite()
 
 
 @pytest.mark.parametrize(

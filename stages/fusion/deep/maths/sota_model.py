@@ -130,7 +130,7 @@ class QuadModalSOTAModel(nn.Module):
         tokens = self.encoders[name](values, mask)
         units = {"samples": given.ndim == 3} if name == "audio" else {}
         known = self.encoders[name].known(mask, tokens.shape[1], **units)
-        return Padded(torch.where(known[..., None], tokens, torch.zeros_like(tokens)), _places(name, tokens, length, time), known)
+        return Padded(torch.where(known[..., None], tokens, torch.zeros_like(tokens)), _places(name, tokens, mask, time), known)
 
     def _none(self, name: str, count: int) -> Padded:
         """As many records, all without the modality."""
@@ -182,12 +182,15 @@ def _sound(name: str, given: Tensor, mask: Tensor) -> None:
         )
 
 
-def _places(name: str, tokens: Tensor, length: int, time: Tensor | None) -> Tensor:
-    """(B, L) times of an encoder's tokens: the mean of what each was made of. Without a clock, views have no order and the last token is 1."""
+def _places(name: str, tokens: Tensor, mask: Tensor, time: Tensor | None) -> Tensor:
+    """(B, L) times of an encoder's tokens: the mean of what is known of what each was made of. Without a clock, views have no order and the last token is 1."""
+    if time is not None and name == "image":
+        return torch.where(mask, time.float(), torch.zeros_like(mask, dtype=torch.float32))
     if time is not None:
-        return time.float() if name == "image" else F.adaptive_avg_pool1d(time.float(), tokens.shape[1])
+        share = F.adaptive_avg_pool1d(mask.float(), tokens.shape[1])
+        return F.adaptive_avg_pool1d(torch.where(mask, time.float(), torch.zeros_like(mask, dtype=torch.float32)), tokens.shape[1]) / share.clamp(min=1e-6)
     if name == "image":
         return tokens.new_zeros(tokens.shape[:2])
-    every = torch.arange(length, device=tokens.device, dtype=torch.float32)[None]
+    every = torch.arange(mask.shape[1], device=tokens.device, dtype=torch.float32)[None]
     moments = F.adaptive_avg_pool1d(every, tokens.shape[1])
     return (moments / moments.max().clamp(min=1e-6)).expand(tokens.shape[:2])
