@@ -137,3 +137,15 @@ def test_what_cannot_be_parted_says_why():
     with pytest.raises(DataError, match="no protocol 'P5'"):
         folds("P5", rows)
     assert folds("P3", rows, facts=("gas",)).skipped == {"gas": "the data set has no fact 'gas'"}
+
+
+def test_validation_gives_a_session_back_where_every_part_would_cost_train_a_class():
+    rows = [row for row in table() if not row["fault"]]
+    for fault in "abcdefghij":
+        rows += [
+            rows[0] | {"record_id": f"{fault}{session}{weld}", "label": 1, "fault": fault, "group": f"{fault}{session}", "video_hash": f"{fault}{session}{weld}"}
+            for session in range(2)
+            for weld in range(3)
+        ]
+    for fold in folds("P2", rows).folds:
+        assert not described(fold, rows)["unseen_classes"]
