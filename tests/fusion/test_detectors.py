@@ -16,6 +16,7 @@ from tests.fusion.synthetic import WIDTHS, records
 
 SMALL = {  # options that make a fit take a fraction of a second
     "classical.concat_mlp": {"hidden": 16, "epochs": 8, "learning_rate": 1e-2, "modality_dropout": 0.2},
+    "classical.forest": {"trees": 25},
     "classical.unimodal": {"modality": "image"},
     "perceiver_moe": {
         "width": 16,
