@@ -41,13 +41,20 @@ WHOLE = 0.9  # a film that gives less than this share of the frames it declares 
 
 
 class Clip(NamedTuple):
-    frames: NDArray[np.uint8]  # (T, H, W, 3) RGB, upright
+    frames: NDArray[np.uint8]  # (T, H, W, 3) RGB, upright; (T, H, W) where it is read in grey
     time_s: NDArray[np.float64]  # (T,) from the beginning of the film
 
 
 class Sound(NamedTuple):
     samples: NDArray[np.float32]  # (n,) the mean of all channels, about -1..1
     rate: int  # samples a second
+
+
+class Header(NamedTuple):
+    """What a file of sound or film says of itself."""
+
+    rate: float  # samples or frames a second
+    seconds: float | None  # None where it does not say
 
 
 class Signal(NamedTuple):
@@ -65,6 +72,16 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise _refused("E431", path, "a picture", error.cause, "Replace it with a PNG, JPEG, TIFF, BMP, PPM or WEBP file") from error
 
 
+def read_pictures(path: Path, most: int | None = None) -> list[NDArray[np.uint8]]:
+    """One picture, or those of a folder in order of their names, `most` of them at most. Raises DataError (E430, E431)."""
+    if not path.is_dir():
+        return [read_image(path)]
+    found = sorted(one for one in path.iterdir() if images.is_image_name(one))[:most]
+    if not found:
+        raise DataError(f"E430 {path} holds no picture. Put PNG or JPEG files there, or leave that cell of the table blank")
+    return [read_image(one) for one in found]
+
+
 def read_video(path: Path, frames: int | None = None) -> Clip:
     """`frames` frames at equal distances, the first and the last of the film among them; all of them for None, or where it has fewer.
 
@@ -79,6 +96,35 @@ def read_video(path: Path, frames: int | None = None) -> Clip:
     if decoded.count != declared:
         decoded = _decoded(path, frames, decoded.count)
     return Clip(np.stack(decoded.frames), np.asarray(decoded.time_s))
+
+
+def read_grey_film(path: Path, side: int) -> Clip:
+    """Every frame in grey, scaled whole to a square by averaging: frames (T, side, side). Decoded once. Raises DataError (E430, E432)."""
+    declared = _frames_of(path)
+    frames, times = [], []
+    with _opened(path, "E432", "a film", "video") as (container, stream):
+        for frame in container.decode(stream):
+            _refuse_large(path, frame.width, frame.height)
+            small = frame.reformat(side, side, "gray", interpolation="AREA").to_ndarray()
+            frames.append(np.ascontiguousarray(np.rot90(small, frame.rotation // 90)))
+            times.append(float(frame.time or 0) - float((stream.start_time or 0) * (stream.time_base or 0)))
+            if len(frames) > MAX_FILM_FRAMES or len(frames) * side * side > MAX_CLIP_BYTES:
+                raise _refused("E432", path, "a film", f"it holds more than {len(frames) - 1} frames", "Cut it into records")
+    if len(frames) < WHOLE * declared or not frames:
+        cause = f"it declares {declared} frames and {len(frames)} of them can be decoded"
+        raise _refused("E432", path, "a film", cause, "Copy it again from where it was made, or export it as MP4")
+    return Clip(np.stack(frames), np.asarray(times))
+
+
+def read_header(path: Path, kind: str) -> Header:
+    """kind: audio or video. Nothing is decoded. Raises DataError (E430, E432, E433)."""
+    code, what = ("E433", "a sound") if kind == "audio" else ("E432", "a film")
+    with _opened(path, code, what, kind) as (container, stream):
+        rate = float(stream.rate if kind == "audio" else stream.average_rate or 0)
+        if kind == "video" and stream.frames and rate:
+            return Header(rate, stream.frames / rate)
+        own = stream.duration and stream.time_base and float(stream.duration * stream.time_base)
+        return Header(rate, own or (container.duration / 1e6 if container.duration else None))
 
 
 def read_audio(path: Path, rate: int) -> Sound:

@@ -19,6 +19,7 @@ from stages.datasets.records import UNKNOWN
 from stages.datasets.samples import Problem
 
 SIGNATURE = re.compile(r"^def read_records\(\s*source: Path,\s*folder: Path,\s*\*", re.MULTILINE)
+RECOGNISES = "\ndef recognises(source: Path) -> bool:"
 STORED = "stored"  # the "modality" of data sets whose tokens lie in `.pt` files already, several modalities in one file
 
 
@@ -47,6 +48,15 @@ def known() -> list[str]:
     """Names of all adapters of records, found without importing them."""
     files = Path(__file__).parent.glob("*.py")
     return sorted(file.stem for file in files if SIGNATURE.search(file.read_text(encoding="utf-8")))
+
+
+def recognised(source: Path) -> str | None:
+    """The adapter whose layout a folder has: the first, in order of the names, of those with a function `recognises(source)` that says so."""
+    for name in known():
+        if RECOGNISES in (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"):
+            if importlib.import_module(f"stages.datasets.{name}").recognises(source):
+                return name
+    return None
 
 
 def read(adapter: str, source: Path, folder: Path, given: dict[str, Any], at: tuple[str, ...] = ()) -> RecordReading:

@@ -43,7 +43,9 @@ class Examined(NamedTuple):
 
 
 def adapter_of(source: Path) -> str:
-    """stored_records for a folder of `.pt` files or a JSON list of them, else media_folder."""
+    """That of a data set whose layout a folder has; stored_records for a folder of `.pt` files or a JSON list of them, else media_folder."""
+    if source.is_dir() and (found := record_adapters.recognised(source)):
+        return found
     stored = source.suffix == ".json" or (source.is_dir() and next(source.rglob("*.pt"), None) is not None)
     return STORED_ADAPTER if stored else MEDIA_ADAPTER
 
