@@ -157,9 +157,12 @@ def _classes(
 
 def _experts(detector: RecordDetector, test: Subset, device: Any) -> dict[str, Any] | None:
     """How a detector with experts used them; None where it has none, or does not choose among them."""
+    from stages.fusion.scoring import shows
+
     if not hasattr(detector, "experts_usage"):
         return None
-    found = detector.experts_usage(test.take(range(min(test.samples, MOST_COUNTED))).to(device))
+    there = shows(test).nonzero()[0][:MOST_COUNTED].tolist()
+    found = detector.experts_usage(test.take(there).to(device))
     return found if found["layers"] else None
 
 

@@ -45,6 +45,29 @@ def test_the_station_becomes_a_table_and_lists_with_unseen_shifts_in_test(projec
     assert manifest["rule"] == {"split_seed": 0, "val_fraction": 0.2, "test_fraction": 0.25}
 
 
+def test_what_is_known_beside_the_media_is_columns_and_a_folder_may_stand_for_a_file(project, monkeypatch):
+    from stages.datasets.record_adapters import RecordReading, RecordRow
+
+    for number in range(24):
+        (project / f"welds/{number}").mkdir(parents=True)
+        (project / f"welds/{number}/a.png").write_bytes(bytes([number]))
+    (project / "welds/23/a.png").unlink()
+    rows = [
+        RecordRow(f"w{at}", {"image": f"{at}"}, at % 2, "burr" * (at % 2), content={"image": f"{at:064x}"}, facts={"current_a": 150.0 + at, "steel": "S235"})
+        for at in range(24)
+    ]
+    rows[3] = rows[3]._replace(facts={"current_a": 1.0})
+    monkeypatch.setattr(prepare_records.record_adapters, "read", lambda *_, **__: RecordReading(project / "welds", ["image"], rows))
+    record_project(project)
+    assert prepare_records.main("station") == 0
+    written = io.read_table(project / "data/station/samples.parquet")
+    assert list(written[0])[-2:] == ["fact_current_a", "fact_steel"] and len(written) == 23
+    by_id = {row["record_id"]: row for row in written}
+    assert by_id["w2"]["fact_current_a"] == 152.0 and by_id["w3"]["fact_steel"] is None and by_id["w2"]["image_hash"] == f"{2:064x}"
+    problems = io.read_json(project / "data/station/dataset.json")["problems"]
+    assert [problem["code"] for problem in problems] == ["E421", "E422"]
+
+
 def test_the_same_settings_give_the_same_bytes(project, monkeypatch):
     small = {"picture_size": 32, "film_size": 32, "frames": 4, "sound_seconds": 0.5, "sensor_rows": 40, "records": 24, "shifts": 6}
     one, other = project / "one", project / "other"

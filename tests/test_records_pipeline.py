@@ -37,6 +37,7 @@ SECTIONS = {
                 "mean-logit": {"detector": "classical.mean_logit"},
                 "knn": {"detector": "classical.knn"},
                 "unimodal-text": {"detector": "classical.unimodal", "modality": "text"},
+                "sensors-only": {"detector": "classical.knn", "modalities": ["series"]},
             }
         },
         "drawn": {"detector": "classical.random_score"},
@@ -175,11 +176,25 @@ def test_a_model_is_tied_with_itself_by_the_draws_that_signals_are_compared_by(f
     assert series_result.tied_with(one, one, "roc_auc") is True
 
 
+def test_a_row_of_one_modality_is_judged_on_all_records_and_says_the_same_of_those_that_lack_it(finished):
+    samples = {row["record_id"]: row for row in io.read_table(finished / "data/station/samples.parquet")}
+    rows = io.read_table(finished / "metrics/station/plain/sensors-only/predictions.parquet")
+    every = io.read_table(finished / "metrics/station/plain/knn/predictions.parquet")
+    assert [row["record_id"] for row in rows] == [row["record_id"] for row in every]
+    blank = {row["score"] for row in rows if not samples[row["record_id"]]["series_path"]}
+    seen = [row["score"] for row in rows if samples[row["record_id"]]["series_path"] and row["split"] == "val"]
+    assert len(blank) == 1 and blank.pop() == pytest.approx(np.mean(seen)) and len(set(seen)) > 5
+    config = json.loads((finished / "models/station/plain/sensors-only/seed0/config.json").read_text())
+    assert list(config["modalities"]) == config["shown"] == ["series"]
+    assert result(finished, "plain", "sensors-only")["modalities"] == ["series"]
+
+
 def test_every_result_is_listed_for_the_tracker_with_its_history(finished, monkeypatch):
     from stages import params, track
 
     listed = json.loads((finished / "metrics/track/mirrored.json").read_text())
-    assert {(one["dataset"], one["model"]) for one in listed} == {("station", name) for name in ("mean-logit", "knn", "unimodal-text", "drawn", "moe")}
+    names = ("mean-logit", "knn", "unimodal-text", "sensors-only", "drawn", "moe")
+    assert {(one["dataset"], one["model"]) for one in listed} == {("station", name) for name in names}
     monkeypatch.chdir(finished)
     settings = params.load()
     (one,) = track.results_of(settings, settings.record_task.runs["station-moe"])

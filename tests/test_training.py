@@ -132,6 +132,36 @@ def test_it_stops_after_patience_measurements_without_a_better_one(run):
     assert [row["v"] for row in run.history] == [3.0, 3.0, 2.0, 2.0, 2.5]
 
 
+def test_a_plateau_divides_the_rate_by_ten_again_and_again(run):
+    values = iter([3.0, 3.0, 3.0, 2.0, 2.5, 2.5, 2.5, 2.5])
+    plan = Plan(optimiser=SGD, epochs=8, batch_size=10, watch="v", plateau=2)
+    train(run, line(), plan, measure=lambda: {"v": next(values)})
+    assert [row["lr"] for row in run.history] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_a_plan_may_say_in_what_order_an_epoch_takes_its_samples(run):
+    seen = []
+
+    def loss(batch, generator):
+        seen.append(batch.sample_id)
+        return square(line_of, batch, generator)
+
+    line_of, batches = line(), data()
+    orders = iter([[0] * 10, list(range(10))])
+    run.train(line_of, batches, loss, Plan(optimiser=SGD, epochs=2, batch_size=5, order=lambda generator: next(orders)))
+    names = batches.take(list(range(10))).sample_id
+    assert seen == [names[:1] * 5, names[:1] * 5, names[:5], names[5:]]
+
+
+def test_mixed_precision_without_cuda_is_said_once_and_changes_nothing(capsys):
+    models = []
+    for mixed in (False, True):
+        models.append(line())
+        train(Run(seed=0), models[-1], Plan(optimiser=SGD, epochs=2, batch_size=5, mixed_precision=mixed))
+    assert torch.equal(models[0].weight, models[1].weight)
+    assert capsys.readouterr().out.count("mixed precision needs CUDA") == 1
+
+
 def test_the_model_trains_in_train_mode_and_is_measured_and_left_in_eval_mode(run):
     model, modes = nn.Sequential(line(), nn.Dropout(0.5)), []
 

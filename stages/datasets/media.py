@@ -253,7 +253,7 @@ def _refuse_large(path: Path, width: int, height: int) -> None:
 
 def _require(path: Path) -> None:
     if not path.is_file():
-        raise DataError(f"E430 {path} is not here, but the sample table names it. Put it there, or run `dvc repro prepare_records`")
+        raise DataError(f"E430 {path} is not here, but the sample table names it. Put it there, or run `dvc repro pipelines/records/dvc.yaml:prepare_records`")
     if not path.stat().st_size:
         raise DataError(f"E430 {path} is empty (0 bytes). Copy it again from where it was made, or leave that cell of the table blank")
 

@@ -99,6 +99,13 @@ class RecordDetector(Resizing):
 
     def fitting(self, records: Records) -> Records:
         """The records with the modalities of the model in its order, checked."""
+        fitted = self.shaped(records)
+        if (empty := (~fitted.present.any(1)).nonzero()[:, 0]).numel():
+            raise WrongRecords(f"{records.record_id[int(empty[0])]} has none of the modalities that the model knows ({', '.join(self.widths)})")
+        return fitted
+
+    def shaped(self, records: Records) -> Records:
+        """As `fitting`, but some records may show nothing."""
         if not self.widths:
             raise NotFitted(f"{type(self).__name__} has learnt nothing yet: call fit(train, val, run), or open(widths) and load_state_dict, first")
         for name, one in records.tokens.items():
@@ -106,10 +113,7 @@ class RecordDetector(Resizing):
                 raise WrongRecords(f"the model never saw the modality {name!r}; it knows {', '.join(self.widths)}. Leave it out, or train anew")
             if name in self.widths and len(one.values) and one.values.shape[1] != self.widths[name]:
                 raise WrongRecords(f"{name} has width {one.values.shape[1]}, in training it had {self.widths[name]}. Use the same encoder")
-        fitted = records._replace(tokens={name: self._given(name, records) for name in self.widths})
-        if (empty := (~fitted.present.any(1)).nonzero()[:, 0]).numel():
-            raise WrongRecords(f"{records.record_id[int(empty[0])]} has none of the modalities that the model knows ({', '.join(self.widths)})")
-        return fitted
+        return records._replace(tokens={name: self._given(name, records) for name in self.widths})
 
     def _given(self, name: str, records: Records) -> Ragged:
         given = records.tokens.get(name)

@@ -74,7 +74,7 @@ def subset_scores(
 
 def _of_batch(detector: RecordDetector, batch: Records, masks: Sequence[int], prior: float) -> np.ndarray:
     """(len(masks), B)."""
-    fitted = detector.fitting(batch)
+    fitted = detector.shaped(batch)
     names = list(fitted.tokens)
     held = (fitted.present.cpu().numpy() * (1 << np.arange(len(names)))).sum(1)
     left = np.asarray(masks)[:, None] & held  # (len(masks), B), what each record has of each subset

@@ -46,10 +46,10 @@ def extract(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Turn raw media into files of embeddings. Features of the pipeline are made by `dvc repro extract` and `extract_records`."""
+    """Turn raw media into files of embeddings. Features of the pipeline are made by `dvc repro`, in its stages `extract` and `extract_records`."""
     if not as_records:
         raise params.ParamsError(
-            "say --as-records; features of the pipeline are made by `dvc repro extract` or `dvc repro extract_records`"
+            "say --as-records; features of the pipeline are made by `dvc repro`, in its stages `extract` and `extract_records`"
         )
     chosen = dict(_pair(text) for text in encoder or ())
     written = write(source, out, schema, adapter, chosen)

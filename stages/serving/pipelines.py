@@ -21,6 +21,7 @@ from stages.serving.add import TAKEN
 ROOT = "../../"  # from where the verbs run
 FEATURES, RUNS = ("prepare", "extract", "manifest"), ("train", "evaluate", "ensemble", "bench", "report", "track")
 TRIVIAL = "trivial"
+OWN = ("records", "series")  # folders of pipelines/ that the default run has
 
 
 def write(name: str, source: str, adapter: str, schedule: zoo.Schedule = "full", project: Path = Path()) -> list[Path]:
@@ -30,6 +31,8 @@ def write(name: str, source: str, adapter: str, schedule: zoo.Schedule = "full",
     """
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ParamsError(f"{name!r} cannot name a pipeline: letters, digits, - and _ only")
+    if name in OWN:
+        raise ParamsError(f"pipelines/{name} belongs to the default run: choose another name")
     if adapter not in adapters.known():
         raise ParamsError(f"no adapter {adapter!r}{nearest(adapter, adapters.known())}")
     folder = project / "pipelines" / name

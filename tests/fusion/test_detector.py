@@ -29,6 +29,19 @@ class Spy(RecordDetector):
         self.seen = train
 
 
+class Teller(Spy):
+    telling = True
+
+
+def test_a_model_that_tells_faults_knows_its_classes_after_a_fit_and_after_a_load(tmp_path, monkeypatch):
+    some = records(seed=0, count=30)
+    detector = Teller().fit(some, some, Run(seed=0, quiet=True))
+    assert detector.classes == ["normal", *sorted({fault for fault in some.fault if fault})] and not Spy().fit(some, some, Run(seed=0, quiet=True)).classes
+    monkeypatch.setattr(fusion, "build", lambda *_, **__: Teller())
+    artefact.save(tmp_path, detector, {"model": "spy", "detector": "spy", "options": {}}, [])
+    assert artefact.load(tmp_path).classes == detector.classes
+
+
 @pytest.mark.parametrize("supervised", [True, False])
 def test_a_modality_that_nothing_learnt_from_has_is_refused(supervised):
     """Else its weights would be as they were drawn. For what learns from normal records alone, normal ones must have it."""

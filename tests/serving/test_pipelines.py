@@ -66,6 +66,7 @@ def test_the_same_call_writes_the_same_bytes(written, tmp_path):
     ("asked", "said"),
     [
         (("a.b", "/x", "mvtec", "full"), "cannot name a pipeline"),
+        (("records", "/x", "mvtec", "full"), "belongs to the default run"),
         (("ab", "/x", "mvtek", "full"), "did you mean 'mvtec'"),
         (("ab", "/x", "mvtec", "quik"), "did you mean 'quick'"),
     ],

@@ -1,0 +1,31 @@
+"""What the sample table says of a record, as a token."""
+
+import pytest
+import torch
+
+from stages.datasets.record_store import RecordStore
+from stages.encoders.media.facts import pack
+from stages.params import ParamsError
+
+ROWS = [
+    {"record_id": "a", "label": 0, "group": "", "fault": "", "split": None, "fact_current_a": 150.0, "fact_steel": "S235"},
+    {"record_id": "b", "label": 1, "group": "", "fault": "burr", "split": None, "fact_current_a": 210.0, "fact_steel": "other"},
+    {"record_id": "c", "label": 1, "group": "", "fault": "burr", "split": None, "fact_current_a": None, "fact_steel": "S235"},
+]
+
+
+def test_numbers_are_scaled_by_the_engineers_figures_and_names_are_columns(tmp_path):
+    told = pack(ROWS, tmp_path, "setpoint", {"control": True}, nominal={"current_a": (180.0, 30.0)}, levels={"steel": ["S235", "S355"]})
+    store = RecordStore(tmp_path)
+    assert told == 2 and store.record_ids == ["a", "b"] and store.about["control"] is True
+    values = store.tokens(["b", "a"])["setpoint"].values
+    torch.testing.assert_close(values, torch.tensor([[1.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"nominal": {"curent_a": (1.0, 1.0)}}, "no fact 'curent_a'; did you mean 'current_a'"), ({}, "names no fact. Known: current_a, steel")],
+)
+def test_a_fact_that_the_table_has_not_is_named(tmp_path, options, said):
+    with pytest.raises(ParamsError, match=said):
+        pack(ROWS, tmp_path, "setpoint", {}, **options)
