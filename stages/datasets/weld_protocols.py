@@ -30,6 +30,7 @@ PROTOCOLS = {
     "P3": "one setting left out",
     "P4": "one kind of fault left out",
 }
+UNNAMED = "not named"  # the class of anomalous records of which nobody said what is wrong with them
 PARTS, GOOD_PARTS = 5, 4  # of P2, and of the normal sessions of P4, of which each fault is judged against one
 VAL_FRACTION = 0.2  # of the training sessions
 LEFT_OUT = ("steel_type", "thickness_mm")  # facts that P3 leaves out a value of
@@ -80,7 +81,7 @@ def folds(protocol: str, rows: Sequence[Row], seed: int = 0, facts: Sequence[str
 
 
 def class_of_row(row: Row) -> str:
-    return NORMAL if row["label"] == 0 else row["fault"] or "anomalous"
+    return NORMAL if row["label"] == 0 else row["fault"] or UNNAMED
 
 
 def described(fold: Fold, rows: Sequence[Row]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def batch_options(detector: str, size: int) -> list[tuple[str, Any, bool]]:
         raise UserError(f"--batch-size must be at least 1, got {size}")
     if place_of(detector, "batch_size") or not place_of(detector, "per_class"):
         return [("batch_size", size, True)]
-    each = next(count for count in (4, 2, 1) if size % count == 0 and size >= 2 * count or count == 1)
+    each = next(count for count in (4, 2, 1) if (size % count == 0 and size >= 2 * count) or count == 1)
     return [("classes_per_batch", size // each, True), ("per_class", each, True)]
 
 

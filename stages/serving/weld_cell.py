@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from stages.fusion.detector import RecordDetector
 
 FORM = 1  # of the files; another form is another cell
-GROUND = ("training.py", "seed.py", "datasets/records.py", "datasets/record_store.py", "serving/weld_cell.py", "fusion/detector.py", "fusion/scoring.py")
-NEIGHBOURS = 5
+GROUND = (
+    *(f"fusion/{name}.py" for name in ("detector", "scoring", "classifying")),
+    *("metrics/classes.py", "datasets/records.py", "datasets/record_store.py", "serving/weld_cell.py", "training.py", "seed.py"),
+)
 DIGITS = 7  # of a score that is written down: what float32 holds
 LATENCY = (2, 20, 0.1)  # warm-up, repeats, seconds
 
@@ -93,6 +95,7 @@ def _subset(cell: Cell, ids: Sequence[str], rows: Mapping[str, Mapping[str, Any]
 def _told(detector: RecordDetector, parts: tuple[Subset, Subset, Subset], device: torch.device) -> dict[str, Any]:
     import numpy as np
 
+    from stages.fusion.classifying import tells
     from stages.fusion.scoring import nothing_known, scores, shows
 
     train, val, test = parts
@@ -102,54 +105,18 @@ def _told(detector: RecordDetector, parts: tuple[Subset, Subset, Subset], device
     found: dict[str, Any] = {name: _rounded(np.where(there[name], one, prior)) for name, one in score.items()}
     found |= {"supervised": detector.supervised, "blind": detector.blind, "modalities": list(detector.widths)}
     found |= {"parameters": sum(one.numel() for one in detector.parameters())}
-    if detector.telling:
-        found |= _classes(detector, train, test, there["test"], device)
+    if tells(detector):
+        found |= _classes(detector, train, test, device)
     return found | {"subsets": _subsets(detector, test, prior, device), "ms": _latency(detector, test, there["test"], device)}
 
 
-def _classes(detector: RecordDetector, train: Subset, test: Subset, there: np.ndarray, device: torch.device) -> dict[str, Any]:
-    """Two guesses of each test record's class: the head's, and that of the nearest training records. What shows nothing is of the commonest class."""
-    import numpy as np
+def _classes(detector: RecordDetector, train: Subset, test: Subset, device: torch.device) -> dict[str, Any]:
+    """Two guesses of each test record's class: that of its logits and that of the nearest training records."""
+    from stages.fusion.classifying import told
 
-    from stages.fusion.detector import class_of
-    from stages.fusion.scoring import shows
-
-    bank = train.kept(shows(train).nonzero()[0].tolist())
-    known = class_of(bank, detector.classes).numpy()
-    commonest = detector.classes[int(np.bincount(known[known >= 0]).argmax())]
-    seen = test.kept(there.nonzero()[0].tolist())
-    _, near = _features(detector, bank, device)
-    logits, features = _features(detector, seen, device)
-    guesses = {"predicted": logits.argmax(1), "neighbours": neighbours(near, known, features)}
-    told = {}
-    for name, guess in guesses.items():
-        every = np.full(test.samples, commonest, dtype=object)
-        every[there] = np.array(detector.classes, dtype=object)[guess]
-        told[name] = every.tolist()
-    return {"classes": detector.classes} | told
-
-
-def _features(detector: RecordDetector, records: Subset, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """(B, C) logits and (B, F) features."""
-    import numpy as np
-
-    from stages.datasets.records import batches
-
-    told = [detector.classify(batch.to(device)) for batch in batches(records)]
-    return tuple(np.concatenate([getattr(one, name).cpu().numpy() for one in told]) for name in ("logits", "features"))
-
-
-def neighbours(bank: np.ndarray, known: np.ndarray, features: np.ndarray, count: int = NEIGHBOURS) -> np.ndarray:
-    """(B,) int: the commonest class among the nearest by cosine, of equally common ones that with the nearer records. bank: (M, F), known: (M,)."""
-    import numpy as np
-
-    closeness = features @ bank.T
-    nearest = np.argsort(-closeness, axis=1, kind="stable")[:, :count]
-    votes = np.zeros((len(features), known.max() + 1))
-    near = np.take_along_axis(closeness, nearest, 1)
-    for place in range(nearest.shape[1]):
-        votes[np.arange(len(features)), known[nearest[:, place]]] += 1 + 1e-3 * near[:, place]
-    return votes.argmax(1)
+    found = told([detector], train, test, device)
+    guesses = {"predicted": found.logits[0].argmax(1), "neighbours": found.neighbour[0]}
+    return {"classes": detector.classes} | {name: [found.names[place] for place in guess.tolist()] for name, guess in guesses.items()}
 
 
 def _subsets(detector: RecordDetector, test: Subset, prior: float, device: torch.device) -> dict[str, list[float]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from stages.metrics import calibration
 from stages.metrics.bootstrap import Interval
+from stages.metrics.classes import accuracy, class_counts, macro_f1
 from stages.metrics.counts import Metric, auroc_of_counts
 from stages.metrics.folds import Tested, fold_draws, paired_folds
 from stages.metrics.inputs import Undefined
@@ -131,20 +132,15 @@ def _guesses(results: Results, scored: Scored, seeds: Sequence[int]) -> dict[str
     found: dict[str, list[float]] = {"accuracy": [], "macro_f1": [], "knn_accuracy": [], "knn_macro_f1": []}
     if "predicted" not in scored.first:
         return found
-    truth = [results.kind[one] for fold in scored.tested for one in scored.ids[fold.fold]]
+    names = sorted(set(results.kind.values()))
+    truth = [names.index(results.kind[one]) for fold in scored.tested for one in scored.ids[fold.fold]]
     for seed in seeds:
         for prefix, key in (("", "predicted"), ("knn_", "neighbours")):
-            guess = [one for fold in scored.tested for one in scored.cells[fold.fold][seed][key]]
-            found[f"{prefix}accuracy"].append(float(np.mean(np.array(truth) == np.array(guess))))
-            found[f"{prefix}macro_f1"].append(macro_f1(truth, guess))
+            guess = [names.index(one) for fold in scored.tested for one in scored.cells[fold.fold][seed][key]]
+            count = class_counts(truth, guess, len(names))
+            found[f"{prefix}accuracy"].append(float(accuracy(count)))
+            found[f"{prefix}macro_f1"].append(float(macro_f1(count)))
     return found
-
-
-def macro_f1(truth: Sequence[str], guess: Sequence[str]) -> float:
-    """The mean over the classes that occur of F1."""
-    true, told = np.array(truth), np.array(guess)
-    each = [2 * ((true == name) & (told == name)).sum() / ((true == name).sum() + (told == name).sum()) for name in sorted(set(truth))]
-    return float(np.mean(each))
 
 
 def milliseconds(scored: Scored) -> float | None:
