@@ -68,7 +68,7 @@ def fit(params: Params, name: str, row: str, seed: int, data: str, asked: OneOff
         session = Run(seed=seed, device=params.compute.device, resume=state, label=f"{name} {row} seed {seed}", dataset=run.dataset, heard=heard)
         train, val = (asked.few(open_split(run.dataset, split, modalities=entry.modalities)) for split in ("train", "val"))
         if asked.debug:
-            print(f"{name} {row}\n{one_off.first_batch(detector, train, options, seed)}")
+            print(f"{name} {row}\n{one_off.first_batch(detector, train, seed)}")
         detector.to(session.device).fit(train, val, session)
         artefact.save(place, detector, config, session.history)
         if asked.differs:

@@ -7,16 +7,14 @@ no option for is an error and not ignored.
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from stages import fusion, io
 from stages.datasets.records import Records
-from stages.errors import UserError
-from stages.params import ParamsError, nearest
+from stages.params import ParamsError, fields_of, nearest
 
 if TYPE_CHECKING:
     from stages.datasets.record_store import Subset
@@ -58,20 +56,20 @@ class OneOff:
 
     def options(self, detector: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options of an entry with what the flags change. Raises ParamsError for a flag that the detector has no option for."""
-        changes: list[tuple[str, Any, bool]] = []  # option, value, whether it must be there
+        changes: list[tuple[str, Any, str]] = []  # option, value, the flag that must not be ignored
         if self.quick_test:
-            changes += [("steps", QUICK_STEPS, False), ("epochs", QUICK_EPOCHS, False)]
+            changes += [("steps", QUICK_STEPS, ""), ("epochs", QUICK_EPOCHS, "")]
         if self.num_epochs is not None:
-            changes.append(("epochs", self.num_epochs, True))
+            changes.append(("epochs", self.num_epochs, "--num-epochs"))
         if self.mixed_precision:
-            changes.append(("mixed_precision", True, True))
+            changes.append(("mixed_precision", True, "--mixed-precision"))
         if self.batch_size is not None:
-            changes += batch_options(detector, self.batch_size)
+            changes.append(("batch_size", self.batch_size, "--batch-size"))
         found = dict(options)
-        for name, value, must in changes:
+        for name, value, flag in changes:
             place = place_of(detector, name)
-            if place is None and must:
-                raise ParamsError(f"{detector} has no option {name!r}, so --{name.replace('_', '-')} cannot be given to it. Leave it out")
+            if place is None and flag:
+                raise ParamsError(f"{detector} has no option {name!r}, so {flag} cannot be given to it. Leave it out")
             found = merged(found, nested(place, value)) if place else found
         return found
 
@@ -111,25 +109,10 @@ def parsed(arguments: Sequence[str]) -> tuple[str, OneOff]:
 
 def place_of(detector: str, option: str) -> tuple[str, ...] | None:
     """Where a detector has an option: by itself or in its nested `learning`; None where nowhere."""
-    of_class = fusion.load(detector)
-    if option in inspect.signature(of_class.__init__).parameters:
+    fields = fields_of(fusion.load(detector))
+    if option in fields:
         return (option,)
-    return ("learning", option) if option in _learning_fields(of_class) else None
-
-
-def _learning_fields(of_class: type) -> set[str]:
-    hint = get_type_hints(of_class.__init__).get("learning")
-    return {name for one in (hint, *get_args(hint)) for name in getattr(one, "model_fields", {})}
-
-
-def batch_options(detector: str, size: int) -> list[tuple[str, Any, bool]]:
-    """One `batch_size`, or so many records of so many classes that together they are of that size."""
-    if size < 1:
-        raise UserError(f"--batch-size must be at least 1, got {size}")
-    if place_of(detector, "batch_size") or not place_of(detector, "per_class"):
-        return [("batch_size", size, True)]
-    each = next(count for count in (4, 2, 1) if (size % count == 0 and size >= 2 * count) or count == 1)
-    return [("classes_per_batch", size // each, True), ("per_class", each, True)]
+    return ("learning", option) if option in getattr(fields.get("learning", (None,))[0], "model_fields", {}) else None
 
 
 def nested(place: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -147,12 +130,12 @@ def merged(options: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return {**options, **both}
 
 
-def first_batch(detector: RecordDetector, train: Subset, options: Mapping[str, Any], seed: int) -> str:
+def first_batch(detector: RecordDetector, train: Subset, seed: int) -> str:
     """What a training sees first: shapes, labels and what is present of its first records, and how many parameters there are, all and trainable."""
     from stages.fusion.detector import class_names
 
-    learning = {**options, **options.get("learning", {})}
-    size = learning.get("batch_size") or learning.get("classes_per_batch", 1) * learning.get("per_class", SHOWN)
+    learning = getattr(detector, "learning", None)
+    size = learning.batch if learning else getattr(detector, "batch_size", SHOWN)
     batch = train.take(range(min(size, train.samples)))
     detector.open(train.widths, seed, class_names(train) if detector.telling else ())
     total = sum(one.numel() for one in detector.parameters())

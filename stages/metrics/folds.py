@@ -23,7 +23,7 @@ from stages.metrics.ranking import descending
 DRAWS = 2000
 
 
-class Tested(NamedTuple):
+class FoldScores(NamedTuple):
     """One row on the test records of one fold."""
 
     fold: str
@@ -32,14 +32,14 @@ class Tested(NamedTuple):
     session: np.ndarray  # (N,) of str
 
 
-def fold_draws(folds: Sequence[Tested], metric: Metric, draws: int = DRAWS, seed: int = 0) -> Draws:
+def fold_draws(folds: Sequence[FoldScores], metric: Metric, draws: int = DRAWS, seed: int = 0) -> Draws:
     """Value and draws of one row. The whole range where too few sessions leave the spread unknown."""
     sessions = _Sessions(folds, draws, seed)
     value, samples = sessions.judged(folds, metric)
     return Draws(value, samples if sessions.resolved else np.resize([0.0, 1.0], draws))
 
 
-def paired_folds(first: Sequence[Tested], second: Sequence[Tested], metric: Metric, draws: int = DRAWS, seed: int = 0) -> Draws:
+def paired_folds(first: Sequence[FoldScores], second: Sequence[FoldScores], metric: Metric, draws: int = DRAWS, seed: int = 0) -> Draws:
     """The first row minus the second, over the folds that both have. Raises ValueError where they tested other records in one of them."""
     names = [one.fold for one in first if one.fold in {other.fold for other in second}]
     both = [[{one.fold: one for one in row}[name] for name in names] for row in (first, second)]
@@ -54,7 +54,7 @@ def paired_folds(first: Sequence[Tested], second: Sequence[Tested], metric: Metr
 class _Sessions:
     """How often each session is in each draw, and the seeds' generator after it."""
 
-    def __init__(self, folds: Sequence[Tested], draws: int, seed: int) -> None:
+    def __init__(self, folds: Sequence[FoldScores], draws: int, seed: int) -> None:
         if not folds:
             raise ValueError("there is no fold to judge")
         self.draws, self.random = draws, np.random.default_rng(seed)
@@ -64,7 +64,7 @@ class _Sessions:
         has = [np.bincount(place[flags], minlength=len(self.names)) > 0 for flags in (anomalous, ~anomalous)]
         self.weight, self.resolved = resample(has[0], has[1], self.names, draws, self.random)
 
-    def judged(self, folds: Sequence[Tested], metric: Metric) -> tuple[float, Floats]:
+    def judged(self, folds: Sequence[FoldScores], metric: Metric) -> tuple[float, Floats]:
         """The mean over folds and seeds, and (R,) of the draws."""
         values = np.array([[metric(*_tallies(np.ones((1, len(row)), np.int64), one.label == 1, row))[0] for row in one.score] for one in folds])
         samples = np.stack([self._samples(one, metric) for one in folds])  # (F, R, S)
@@ -75,7 +75,7 @@ class _Sessions:
             mean = (by_fold * there).sum(0) / there.sum(0)
         return float(values.mean()), np.where(np.isfinite(mean), mean, values.mean())
 
-    def _samples(self, one: Tested, metric: Metric) -> Floats:
+    def _samples(self, one: FoldScores, metric: Metric) -> Floats:
         """(R, S), NaN where a draw has one label only."""
         weight = self.weight[:, np.searchsorted(self.names, one.session)]
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,7 @@ def train(
     from stages.fusion.one_off import OneOff
 
     run = run_of(dataset, model)
+    debug = debug or bool(os.environ.get(errors.DEBUG))  # the command takes --debug for itself before it comes here
     asked = OneOff(model, quick_test, debug, batch_size, num_epochs, mixed_precision, keep_last, seed)
     code = train_records.main(run, asked)
     if not code:

@@ -17,7 +17,7 @@ from stages.metrics import calibration
 from stages.metrics.bootstrap import Interval
 from stages.metrics.classes import accuracy, class_counts, macro_f1
 from stages.metrics.counts import Metric, auroc_of_counts
-from stages.metrics.folds import Tested, fold_draws, paired_folds
+from stages.metrics.folds import FoldScores, fold_draws, paired_folds
 from stages.metrics.inputs import Undefined
 from stages.metrics.ranking import auroc
 from stages.metrics.record_judgement import fnr_at_fpr_05_of_counts
@@ -30,7 +30,7 @@ METRICS: dict[str, Metric] = {"auroc": auroc_of_counts, "fnr_at_fpr_05": fnr_at_
 class Scored(NamedTuple):
     """One row under one protocol."""
 
-    tested: list[Tested]  # a fold each
+    tested: list[FoldScores]  # a fold each
     cells: dict[str, list[dict[str, Any]]]  # by fold what the files of its seeds say
     ids: dict[str, tuple[str, ...]]  # by fold the test records
     val: dict[str, tuple[str, ...]]
@@ -75,7 +75,7 @@ def _scored(pairs: Sequence[tuple[Any, dict[str, Any]]], label: Mapping[str, int
         cells.setdefault(cell.fold.name, []).append(told)
         folds[cell.fold.name] = cell.fold
     tested = [
-        Tested(
+        FoldScores(
             name,
             np.array([one["test"] for one in each]),
             np.array([label[one] for one in folds[name].test]),
@@ -94,7 +94,7 @@ def difference(first: Scored, second: Scored, metric: str = "auroc") -> Interval
     return paired_folds(first.tested, second.tested, METRICS[metric]).interval
 
 
-def with_scores(scored: Scored, choose: Callable[[dict[str, Any]], list[float]]) -> list[Tested]:
+def with_scores(scored: Scored, choose: Callable[[dict[str, Any]], list[float]]) -> list[FoldScores]:
     """The same folds with other scores of the same cells."""
     return [one._replace(score=np.array([choose(told) for told in scored.cells[one.fold]])) for one in scored.tested]
 
