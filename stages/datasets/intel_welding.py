@@ -73,7 +73,7 @@ class Weld(NamedTuple):
 def recognises(source: Path) -> bool:
     """Whether a folder has such a manifest."""
     try:
-        with _manifest(source).open(encoding="utf-8-sig", errors="replace") as file:
+        with find_manifest(source).open(encoding="utf-8-sig", errors="replace") as file:
             header = file.readline(2**16).lower()
     except (DataError, OSError):
         return False
@@ -101,7 +101,7 @@ def read_layout(source: Path, *, views: int = 5, split: str = "none", open_media
     """Any folder in this layout. about: what is told of the data set."""
     from stages.datasets import intel_welding_checks as checks
 
-    manifest = _manifest(source)
+    manifest = find_manifest(source)
     root = manifest.parent
     welds, problems = read_manifest(manifest)
     found = {weld.record_id: checks.look(root, weld, open_media) for weld in welds}
@@ -134,7 +134,7 @@ def class_name(category: str) -> str:
     return plain(category).removesuffix("_weld")
 
 
-def _manifest(source: Path) -> Path:
+def find_manifest(source: Path) -> Path:
     """In the folder, or in the one folder of it that has one."""
     found = [source / MANIFEST] if (source / MANIFEST).is_file() else sorted(source.glob(f"*/{MANIFEST}"))
     if len(found) != 1:

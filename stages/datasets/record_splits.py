@@ -2,7 +2,8 @@
 
 A shift, a patient or a session is drawn as a whole. Records that share a file are bound as a group is, but for notes: two inspectors may well write
 the same words. Where a data set fixes a split it is kept, and what train shares with the judged is taken out of train. What is left is drawn: of
-several seeded draws the one whose lists have the most even share of normal and of anomalous records. Records without a label are in no list.
+several seeded draws the one whose lists have the most even share of normal and of anomalous records. Where groups have one kind of fault each, as
+sessions of welding do, each kind that has three groups is in every list. Records without a label are in no list.
 """
 
 from __future__ import annotations
@@ -91,9 +92,11 @@ def _fixed(rows: Sequence[Row], group: Sequence[int]) -> dict[int, str]:
 def _draw(dataset: str, rows: Sequence[Row], group: Sequence[int], place: dict[int, str], rule: Rule) -> None:
     """Fill `place` for the groups that are not fixed, and take val out of a fixed train where there is no other val."""
     count: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))  # group -> normal and anomalous records
+    faults: dict[int, set[str]] = defaultdict(set)
     for at, row in enumerate(rows):
         if row["label"] != UNKNOWN:
             count[group[at]][row["label"]] += 1
+            faults[group[at]] |= {row["fault"]} - {""}
     judged = set(place.values())
     free = [name for name in count if name not in place]
     wanted = {"test": rule.test_fraction if "test" not in judged else 0, "val": rule.val_fraction if "val" not in judged else 0}
@@ -101,21 +104,22 @@ def _draw(dataset: str, rows: Sequence[Row], group: Sequence[int], place: dict[i
     fixed = {
         part: sum((count[name] for name in place if place[name] == part and name not in pool), np.zeros(2, np.int64)) for part in SPLITS
     }
-    drawn = _most_even(pool, count, wanted, fixed, numpy_generator(rule.split_seed, "records", dataset))
+    only = {name: next(iter(faults[name])) if len(faults[name]) == 1 else "" for name in pool}
+    drawn = _most_even(pool, count, only, wanted, fixed, numpy_generator(rule.split_seed, "records", dataset))
     place.update(dict.fromkeys(free, "train") | drawn)
     _refuse_empty(dataset, count, place, bool(judged))
 
 
-def _most_even(pool: Sequence[int], count: Mapping[int, np.ndarray], wanted: Mapping[str, float], fixed: Mapping[str, np.ndarray],
-               draw: np.random.Generator) -> dict[int, str]:  # fmt: skip
-    """Group -> test or val, for those of the pool that leave train."""
+def _most_even(pool: Sequence[int], count: Mapping[int, np.ndarray], only: Mapping[int, str], wanted: Mapping[str, float],
+               fixed: Mapping[str, np.ndarray], draw: np.random.Generator) -> dict[int, str]:  # fmt: skip
+    """Group -> test or val, for those of the pool that leave train. only: the fault of a group that has one kind of it, "" for any other."""
     if not pool:
         return {}
     number = np.stack([count[name] for name in pool])  # (groups, 2)
-    total = number.sum(0)
+    total, kind = number.sum(0), _kinds(number, [only[name] for name in pool])
     best, least = np.zeros(len(pool), np.int64), np.inf
     for _ in range(DRAWS):
-        part = _by_strata(number, wanted, draw)
+        part = _by_strata(kind, wanted, draw)
         cost = 0.0
         for name, code in (("train", 0), ("val", 1), ("test", 2)):
             have = number[part == code].sum(0)
@@ -137,13 +141,18 @@ def _complete(part: np.ndarray, number: np.ndarray, wanted: Mapping[str, float],
                 part[learnt[number[learnt].sum(1).argmin()]] = SPLITS.index(name)
 
 
-def _by_strata(number: np.ndarray, wanted: Mapping[str, float], draw: np.random.Generator) -> np.ndarray:
-    """(groups,) 0 train, 1 val, 2 test. Groups of normal records alone, of anomalous alone and mixed ones are shared out apart.
+def _kinds(number: np.ndarray, only: Sequence[str]) -> np.ndarray:
+    """(groups,) int: those of normal records alone, of anomalous alone and mixed ones, and of the last two apart by the one fault that they have."""
+    faults = sorted(set(only))
+    return (number > 0) @ np.array([1, 2]) + 4 * np.array([faults.index(name) for name in only])
+
+
+def _by_strata(kind: np.ndarray, wanted: Mapping[str, float], draw: np.random.Generator) -> np.ndarray:
+    """(groups,) 0 train, 1 val, 2 test. Groups of different kinds, see `_kinds`, are shared out apart.
 
     Whole groups only: what rounding leaves over in one kind of group is carried to the next.
     """
-    part, carry = np.zeros(len(number), np.int64), dict.fromkeys(wanted, 0.0)
-    kind = (number > 0) @ np.array([1, 2])
+    part, carry = np.zeros(len(kind), np.int64), dict.fromkeys(wanted, 0.0)
     for one in draw.permutation(np.unique(kind)):
         members, start = draw.permutation(np.flatnonzero(kind == one)), 0
         for name, fraction in wanted.items():

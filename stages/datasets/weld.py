@@ -127,10 +127,12 @@ def plan(seed: int, sessions: int, welds: int, visibility: str, confound: float,
     defect = np.array([DEFECTS.index(name) if name in DEFECTS else GOOD for name in classes])[session]
     count = len(session)
     part = [f"{named[at].date}-{number % welds:04d}-{process.CODES[classes[at]]}" for number, at in enumerate(session.tolist())]
-    gaps, draw = np.zeros(count), numpy_generator(seed, "weld", "gaps")
-    gaps[draw.permutation(count)[:GAPS]] = draw.uniform(*GAP_S, GAPS)
+    present, draw = process.draw_present(seed, count, rate), numpy_generator(seed, "weld", "gaps")
+    gaps, order = np.zeros(count), draw.permutation(count)
+    logged = order[present[order, MEDIA.index("series")]][:GAPS]
+    gaps[logged] = draw.uniform(*GAP_S, len(logged))
     return Plan(part, classes, named, session, defect, process.draw_timing(seed, session, named, offset_s),
-                evidence.draw_evidence(defect, chosen, numpy_generator(seed, "weld", "evidence")), process.draw_present(seed, count, rate),
+                evidence.draw_evidence(defect, chosen, numpy_generator(seed, "weld", "evidence")), present,
                 process.draw_views(seed, count, missing_views), gaps)  # fmt: skip
 
 

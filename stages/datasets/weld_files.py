@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,14 @@ from stages.datasets.samples import DataError
 
 SENSORS = ("pressure", "co2_weld_flow", "feed", "primary_weld_current", "wire_consumed", "secondary_weld_voltage")  # in the release's order
 CURRENT = "primary_weld_current"
+NOMINAL = {  # centre and spread of the release's sensors, rough figures of an engineer
+    "pressure": (1.8, 0.5),
+    "co2_weld_flow": (15.0, 5.0),
+    "feed": (70.0, 30.0),
+    CURRENT: (180.0, 60.0),
+    "wire_consumed": (50.0, 50.0),
+    "secondary_weld_voltage": (22.0, 5.0),
+}
 NO_SENSORS = ("date", "time", "part_no", "remarks")
 SECONDS = "time_s"  # a clock in numbers, where there is none in text
 EMPTY = frozenset({"", "-", "na", "n/a", "nan", "null", "none"})
@@ -69,6 +77,27 @@ def angles(paths: Sequence[Path], views: int) -> list[int]:
         if len(numbers) == len(set(numbers)) == len(paths) and all(first <= number < first + views for number in numbers):
             return [number - first for number in numbers]
     return list(range(len(paths)))
+
+
+def cropped(picture: NDArray[np.uint8], crop: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+    """(H, W, 3) without a share of the left, the top, the right and the bottom; at least one pixel stays."""
+    height, width = picture.shape[:2]
+    left, top = int(crop[0] * width), int(crop[1] * height)
+    return picture[top : max(height - int(crop[3] * height), top + 1), left : max(width - int(crop[2] * width), left + 1)]
+
+
+def chosen_sensors(path: Path, variables: Sequence[str], values: NDArray[np.floating], nominal: Mapping[str, tuple[float, float]]) -> NDArray[np.float32]:
+    """(T, V) of some sensors, in the order of `nominal` and as (value - centre) / spread; 0, which is nominal, where nothing is known.
+
+    Raises DataError (E434) for a sensor that the log has not.
+    """
+    names = [plain(name) for name in nominal]
+    if missing := [name for name in names if name not in variables]:
+        have = ", ".join(variables)
+        raise DataError(f"E434 {path} has no sensor {missing[0]!r}; it has {have}. Add it, or take it out of `nominal`")
+    centre, spread = np.array(list(nominal.values())).T
+    scaled = (values[:, [list(variables).index(name) for name in names]] - centre) / spread
+    return np.nan_to_num(scaled).astype(np.float32)
 
 
 def _cells(path: Path) -> tuple[list[str], list[list[str]], str]:

@@ -39,7 +39,7 @@ DEFECTS = ("excessive_convexity", "undercut", "lack_of_fusion", "porosity", "spa
            "excessive_penetration", "crater_cracks", "warping", "overlap")  # fmt: skip
 GOOD = -1  # the index of a weld that has none of them
 SLOTS = 8
-GRADES = (4.0, 5.0, 6.0)  # in deviations of a quiet slot, for a share of 1
+GRADES = (3.8, 5.2, 6.6)  # in deviations of a quiet slot, for a share of 1
 DECOY = 0.8  # the share of a decoy
 LAST = ("crater_cracks",)  # happen where the arc goes out
 APART = {"warping": ("audio",)}  # of these, what the named media show happens in another slot than what the others show
@@ -55,7 +55,7 @@ class Preset(NamedTuple):
 
 COMPLEMENTARY: Signs = {  # what is not named is not to be seen
     "excessive_convexity": {"image": ("bulge", 0.8), "series": ("feed", 0.9)},
-    "undercut": {"video": ("flare", 0.7), "image": ("groove", 0.9), "series": ("voltage", 0.7)},
+    "undercut": {"video": ("flare", 0.7), "image": ("groove", 1.0), "series": ("voltage", 0.7)},
     "lack_of_fusion": {"video": ("wander", 1.0), "audio": ("flutter", 1.0)},
     "porosity": {"image": ("pores", 0.7), "audio": ("hiss", 0.8), "series": ("gas", 0.9)},
     "spatter": {"video": ("sparks", 0.8), "image": ("balls", 0.7), "audio": ("crackle", 0.9)},
@@ -64,7 +64,7 @@ COMPLEMENTARY: Signs = {  # what is not named is not to be seen
     "excessive_penetration": {"video": ("sag", 0.8), "audio": ("hum", 0.7), "series": ("current", 0.9)},
     "crater_cracks": {"image": ("crack", 0.9), "audio": ("crackle", 0.7)},
     "warping": {"video": ("wander", 1.0), "audio": ("flutter", 1.0)},
-    "overlap": {"video": ("wander", 0.7), "image": ("bulge", 0.9)},
+    "overlap": {"video": ("wander", 0.7), "image": ("bulge", 1.0)},
 }
 REDUNDANT: Signs = {  # every medium shows every defect
     "excessive_convexity": {"video": ("sag", 1.0), "image": ("bulge", 1.0), "audio": ("hum", 1.0), "series": ("feed", 1.0)},
@@ -79,7 +79,7 @@ REDUNDANT: Signs = {  # every medium shows every defect
     "warping": {"video": ("wander", 1.0), "image": ("bulge", 1.0), "audio": ("flutter", 1.0), "series": ("gas", 1.0)},
     "overlap": {"video": ("wander", 1.0), "image": ("bulge", 1.0), "audio": ("flutter", 1.0), "series": ("feed", 1.0)},
 }
-DECOYS = {"video": 0.35, "image": 0.35, "audio": 0.35, "series": 0.35}
+DECOYS = {"video": 0.25, "image": 0.12, "audio": 0.25, "series": 0.25}
 PRESETS = {
     "complementary": Preset(COMPLEMENTARY, DECOYS),
     "redundant": Preset(REDUNDANT, DECOYS),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import csr_matrix
 
 from stages.datasets.weld_media.evidence import Array
 from stages.datasets.weld_media.process import VIEWS, Scene
@@ -139,11 +139,9 @@ def _photo(scene: Scene, slope: tuple[Array, Array], colour: Array, view: int, s
     bright = 0.78 - towards_u * slope[0] * 0.55 - towards_v * slope[1] * 0.55
     shine = np.clip(0.9 - (slope[0] - 0.25 * towards_u) ** 2 - (slope[1] + 0.25 * towards_v) ** 2, 0, 1) ** 8
     lit = colour * np.clip(bright, 0.12, 1.7)[..., None] + 0.16 * (shine * (colour.mean(2) > 0.3))[..., None]
-    rows, columns, inside = _perspective(view, size)
-    picture = np.stack([map_coordinates(lit[..., band], (rows, columns), order=1, mode="nearest") for band in range(3)], -1)
-    table = np.array([0.16, 0.15, 0.15], np.float32)
-    picture = picture * inside[..., None] + table * (1 - inside[..., None])
-    picture = picture.reshape(size, 2, size, 2, 3).mean((1, 3))
+    weights = _perspective(view, size)
+    picture = (weights @ lit.reshape(-1, 3)).reshape(size, size, 3)
+    picture += (1 - np.asarray(weights.sum(1)).reshape(size, size, 1)) * np.array([0.16, 0.15, 0.15], np.float32)  # the table
     picture += _glare(size, draw)[..., None]
     picture *= session.light * draw.uniform(0.94, 1.06) * np.array(session.tint, np.float32)
     picture += 0.012 * draw.standard_normal(picture.shape, np.float32)
@@ -159,20 +157,26 @@ def _glare(size: int, draw: np.random.Generator) -> Array:
 
 
 @cache
-def _perspective(view: int, size: int) -> tuple[Array, Array, Array]:
-    """For each pixel, twice as fine as the picture: the row and column of the map, and how much it lies on the plate; (2 size, 2 size) each."""
+def _perspective(view: int, size: int) -> csr_matrix:
+    """(size * size, LONG * ACROSS): how much each cell of the map counts in each pixel, the mean of four places in it; 0 where there is no plate."""
     plate = np.array(((0, -1), (1, -1), (1, 1), (0, 1)), np.float64) * (1 + 2 * MARGIN, 1) - (MARGIN, 0)
-    equations: list[Any] = []
+    equations: list[list[float]] = []
     for (x, y), (u, v) in zip(CORNERS[view], plate.tolist(), strict=True):
         equations += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
-    h = np.append(np.linalg.solve(np.array(equations), plate.ravel()), 1.0).reshape(3, 3)
-    at = (np.arange(2 * size) + 0.5) / (2 * size)
-    x, y = np.meshgrid(at, at)
-    u, v, w = (row[0] * x + row[1] * y + row[2] for row in h)
-    u, v = u / w, v / w
-    rows, columns = _cells(u, v)
-    edge = np.minimum(np.minimum(u + MARGIN, 1 + MARGIN - u) * 40, (1 - np.abs(v)) * 20)
-    return rows.astype(np.float32), columns.astype(np.float32), np.clip(edge + 0.5, 0, 1).astype(np.float32)
+    camera = np.append(np.linalg.solve(np.array(equations), plate.ravel()), 1.0).reshape(3, 3)
+    pixel, weights = np.arange(size * size), csr_matrix((size * size, LONG * ACROSS), dtype=np.float32)
+    for down, right in ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)):
+        u, v, w = camera @ np.stack([(pixel % size + right) / size, (pixel // size + down) / size, np.ones(size * size)])
+        row, column = _cells(u / w, v / w)
+        on = (row >= 0) & (row < LONG - 1) & (column >= 0) & (column < ACROSS - 1)
+        row, column, at = row[on], column[on], pixel[on]
+        top, left = row.astype(int), column.astype(int)
+        for below in (0, 1):
+            for beside in (0, 1):
+                share = np.abs(1 - below - (row - top)) * np.abs(1 - beside - (column - left)) / 4
+                cell = (top + below) * ACROSS + left + beside
+                weights += csr_matrix((share.astype(np.float32), (at, cell)), shape=weights.shape)
+    return weights
 
 
 def with_label(picture: Array, code: str) -> Array:

@@ -24,7 +24,7 @@ CODES = {  # the last two digits of a part number; 03, 04, 05, 09 and 10 are our
 }  # fmt: skip
 GAP_S = (14.0, 118.0)  # by how much the clock of a few sensor files jumps
 GOOD_SHARE = 0.3  # of the sessions
-QUIET = 1.3  # of a number: nothing is to be seen below it
+QUIET, GROWTH = 1.8, 1.25  # of a number: nothing is to be seen below the one, and as much more as the other for each deviation above it
 LEAST = 3  # sessions of a class, so that each of three lists has one
 SPREAD = {"current_a": 9.0, "voltage_v": 0.7, "gas_bar": 0.15, "robot_speed_cpm": 2.5}  # of what is set, between sessions
 USUAL = {"current_a": 190.0, "voltage_v": 24.0, "gas_bar": 2.0, "robot_speed_cpm": 40.0}
@@ -175,4 +175,4 @@ def draw_views(seed: int, count: int, missing: float) -> Array:
 
 def levels(x: Array, medium: str) -> dict[str, Array]:
     """The numbers of one medium of a weld (J, K) to what is rendered: nothing below QUIET, and growing from there."""
-    return dict(zip(TRACES[medium], np.maximum(x - QUIET, 0).T, strict=True))
+    return dict(zip(TRACES[medium], GROWTH * np.maximum(x - QUIET, 0).T, strict=True))

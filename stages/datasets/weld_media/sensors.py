@@ -35,7 +35,7 @@ def draw_sensors(scene: Scene) -> tuple[Array, Array]:
     voltage = burning * (setting.voltage_v - 0.012 * (current - setting.current_a) + 0.12 * noise[:, 5] + 0.75 * trace["voltage"]) - 6 * strike
     current += 4 * burning * _tick(time, draw)  # someone touches the cable
     values = np.stack([pressure, flow, feed, current, np.zeros(len(time)), voltage], 1) + np.array(scene.session.drift) * DRIFT
-    values[:, 2:] *= burning[:, None]  # feed, current and voltage are 0 without an arc
+    values[burning == 0, 2:] = 0  # feed, current and voltage: no arc
     values[:, 4] = np.cumsum(np.maximum(values[:, 2], 0)) / RATE / 60  # metres of wire
     return time, values
 

@@ -54,7 +54,8 @@ def _filter(low: float, high: float) -> Array:
 def _pops(level: Array, draw: np.random.Generator) -> Array:
     """Drops burst out of the pool: short clicks of 2 to 4 kHz, a few where all is well."""
     rate = (1.2 + 11 * level) / RATE
-    hits = np.where(draw.random(len(level), np.float32) < rate, draw.exponential(1.0, len(level)).astype(np.float32), 0)
+    hits = (draw.random(len(level), np.float32) < rate).astype(np.float32)
+    hits[hits > 0] = draw.exponential(1.0, int(hits.sum()))
     tail = np.arange(130, dtype=np.float32) / RATE
     ring = np.exp(-tail * 700) * np.sin(2 * np.pi * draw.uniform(2400, 3400) * tail)
     return 5.0 * oaconvolve(hits, ring)[: len(level)]

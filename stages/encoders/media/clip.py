@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.datasets.images import resize_image
-from stages.datasets.media import Clip, read_image, read_text, read_video
+from stages.datasets.media import Clip, read_pictures, read_text, read_video
 from stages.datasets.records import Tokens
 from stages.encoders.encoder import versions
 from stages.encoders.media import pretrained
@@ -45,8 +45,11 @@ def build(
     size = network.config.vision_config.image_size
 
     def read(path: Path) -> Clip:
-        clip = read_video(path, frames) if reads == "video" else Clip(read_image(path)[None], np.zeros(1))
-        return clip._replace(frames=np.stack([resize_image(frame, size) for frame in clip.frames]))
+        if reads == "video":
+            clip = read_video(path, frames)
+            return clip._replace(frames=np.stack([resize_image(frame, size) for frame in clip.frames]))
+        pictures = [resize_image(picture, size) for picture in read_pictures(path)]
+        return Clip(np.stack(pictures), np.zeros(len(pictures)))
 
     return TokenEncoder(reads, width, read, _of_clips(network, folder, place.device), identity)
 

@@ -1,4 +1,4 @@
-"""The kind `dinov2`: a picture, or frames of a film, through a vision transformer of transformers from a local folder.
+"""The kind `dinov2`: a picture, those of a folder (views of one thing), or frames of a film, through a vision transformer of transformers from a local folder.
 
 DINOv2 (Oquab et al., arXiv:2304.07193) is what it was written for; any vision model whose last hidden state begins with a class token and goes on
 with patches fits. `pool: cls` (the class token, DINOv2's own global embedding), `mean` (of the patches) or `both`, one token a frame; `patches` gives
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.datasets.images import resize_image
-from stages.datasets.media import Clip, read_image, read_video
+from stages.datasets.media import Clip, read_pictures, read_video
 from stages.datasets.records import Tokens
 from stages.encoders.encoder import versions
 from stages.encoders.media import pretrained
@@ -42,8 +42,11 @@ def build(
     extra = 1 + getattr(network.config, "num_register_tokens", 0)  # tokens before the patches
 
     def read(path: Path) -> Clip:
-        clip = read_video(path, frames) if reads == "video" else Clip(read_image(path)[None], np.zeros(1))
-        return clip._replace(frames=np.stack([resize_image(frame, size) for frame in clip.frames]))
+        if reads == "video":
+            clip = read_video(path, frames)
+            return clip._replace(frames=np.stack([resize_image(frame, size) for frame in clip.frames]))
+        pictures = [resize_image(picture, size) for picture in read_pictures(path)]
+        return Clip(np.stack(pictures), np.zeros(len(pictures)))
 
     @torch.no_grad()
     def encode(clips: Any) -> list[Tokens]:

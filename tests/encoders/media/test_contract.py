@@ -27,11 +27,12 @@ LOCAL = {
     "clip-text": ("clip", "clip", {"reads": "text"}, "text", 24),
     "vjepa2": ("vjepa2", "vjepa2", {"frames": 8}, "video", 48),
     "ast": ("ast", "ast", {}, "audio", 32),
+    "ast-overlapping": ("ast", "ast", {"stride_s": 0.5, "windows": 3}, "audio", 32),
     "wav2vec2": ("wav2vec2", "wav2vec2", {"window_s": 0.25}, "audio", 32),
 }
 
 
-def _holds(encoder, files, reads, width):
+def holds(encoder, files, reads, width):
     """Shape, order of time, and the same tokens alone, in a batch, in another order, and again."""
     assert (encoder.reads, encoder.width) == (reads, width)
     together = encoder(files[reads])
@@ -53,7 +54,7 @@ def test_built_in_kinds(name, media_files, tmp_path):
     kind, options, reads, width = BUILT_IN[name]
     place = Place("cpu", 1, tmp_path)
     encoder = media.build(name, kind, options, place)
-    _holds(encoder, media_files, reads, width)
+    holds(encoder, media_files, reads, width)
     again = media.rebuild(encoder.identity, place)
     assert again.identity == encoder.identity
     assert torch.equal(again(media_files[reads])[2].values, encoder(media_files[reads])[2].values)
@@ -65,7 +66,7 @@ def test_kinds_of_local_weights(name, media_files, tmp_path):
     kind, network, options, reads, width = LOCAL[name]
     getattr(networks, network)(tmp_path / "mine")
     encoder = media.build(name, kind, {"weights": "mine", **options}, Place("cpu", 1, tmp_path))
-    _holds(encoder, media_files, reads, width)
+    holds(encoder, media_files, reads, width)
     assert encoder.identity["weights"]["name"] == "mine" and len(encoder.identity["weights"]["sha256"]) == 64
 
 
@@ -80,4 +81,5 @@ def test_options_out_of_range_and_unknown_kinds_are_named(tmp_path):
 
 
 def test_every_file_that_defines_build_is_a_kind():
-    assert media.known() == ["ast", "clip", "dinov2", "frames", "log_mel", "sentences", "vjepa2", "wav2vec2", "windows", "yamnet"]
+    assert media.known() == ["arc_film", "arc_sound", "ast", "clip", "dinov2", "frames", "log_mel", "sensor_steps", "sentences", "views", "vjepa2",
+                             "wav2vec2", "windows", "yamnet"]  # fmt: skip
