@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.datasets.intel_welding import CLASSES, GOOD, MANIFEST, read_layout
+from stages.datasets.intel_welding import CLASSES, GOOD, read_layout
 from stages.datasets.record_adapters import RecordRow
 from stages.datasets.samples import DataError
 
@@ -102,10 +102,10 @@ class WeldingDataset:
         """The welds of a folder in the layout of the release.
 
         split: those of one list of its official split; record_ids: those of one list of anybody's, in that order. how: of `MediaReader`.
+        Raises DataError (E440) where there is no manifest.
         """
-        if not (folder / MANIFEST).is_file():
-            raise DataError(f"E440 {folder} has no {MANIFEST}. Give the folder that the release was unpacked to, or data/weld/media")
-        rows = list(read_layout(folder, views=shape.views, open_media=False).rows)
+        reading = read_layout(folder, views=shape.views, open_media=False)
+        rows = list(reading.rows)
         if split is not None:
             rows = [row for row in rows if row.facts.get("official_split") == split]
         if record_ids is not None:
@@ -113,7 +113,7 @@ class WeldingDataset:
             if missing := [name for name in record_ids if name not in by_id]:
                 raise DataError(f"{folder} has no weld {missing[0]}{f' in {split}' if split else ''}. Take ids from data/<dataset>/manifest.json")
             rows = [by_id[name] for name in record_ids]
-        return cls(rows, MediaReader(folder, shape, **how), shape, fill=fill)
+        return cls(rows, MediaReader(reading.root, shape, **how), shape, fill=fill)
 
     def __len__(self) -> int:
         return len(self.rows)

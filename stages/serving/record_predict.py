@@ -66,7 +66,7 @@ def given(arguments: Sequence[Path]) -> tuple[list[Path], dict[str, Path]]:
             files.append(path)
         else:
             raise errors.UserError(f"{path} is no {SUFFIX} file, and says no modality. Write for instance image={path}")
-        if not path.is_file():
+        if not (path.is_file() or (sign and path.is_dir())):  # a folder: photographs of one thing from several angles
             raise errors.Missing(f"{path} is not here. Name {SUFFIX} files of tokens, or media as in image=part.png text=note.txt")
     return files, media
 

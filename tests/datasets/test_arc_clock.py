@@ -41,6 +41,17 @@ def test_sound_and_film_agree_on_the_arc(start):
     assert seen(frames, time) == pytest.approx(start, abs=0.125)
 
 
+def test_a_small_arc_is_seen_through_smoke_and_a_darkened_picture():
+    time = np.arange(40) / 8
+    frames = np.full((40, 32, 32), 60, np.uint8)
+    frames[16:] = 40  # the camera closes its aperture
+    frames[16:, 10:14, 10:14] = 250
+    frames[28:34] += np.uint8(5)
+    assert frames.mean((1, 2))[20] < frames.mean((1, 2))[0], "on the whole it is darker"
+    assert seen(frames, time) == pytest.approx(2.0)
+    assert seen(np.random.default_rng(0).integers(40, 60, (40, 32, 32)).astype(np.uint8), time) is None
+
+
 def test_a_current_counts_only_when_it_stays():
     current = np.array([0, 9, 0, 0, 90, 91, np.nan, 92, 93, 94, 0, 0], np.float32)
     log = Signal(current[:, None], np.arange(12) / 2.0, ("primary_weld_current",))

@@ -9,6 +9,7 @@ import torch
 from stages import io, params
 from stages.datasets.record_files import write_record
 from stages.datasets.records import Record, Tokens
+from stages.errors import Missing
 from stages.serving import record_predict
 from stages.serving.record_model import choose, threshold_of
 from stages.serving.record_thresholds import first_threshold
@@ -122,6 +123,15 @@ def test_media_name_a_modality_that_the_model_knows_and_a_file_that_is_here(here
     ):
         code, _, err = assay("predict", *arguments, *MODEL)
         assert code == 1 and said in err, err
+
+
+def test_a_folder_of_photographs_is_a_medium_and_no_file_of_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Path("b.pt").mkdir()
+    assert record_predict.given([Path("image=images")]) == ([], {"image": Path("images")})
+    with pytest.raises(Missing, match="b.pt is not here"):
+        record_predict.given([Path("b.pt")])
 
 
 def test_an_image_with_a_sign_of_equality_in_its_name_is_an_image(tmp_path, monkeypatch):

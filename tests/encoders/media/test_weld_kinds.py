@@ -43,7 +43,7 @@ def _encoder(kind, **options):
 
 
 def _steps(**options):
-    return _encoder("sensor_steps", nominal={name: (0.0, 1.0) for name in NOMINAL}, rate_hz=8.0, **options)
+    return _encoder("sensor_steps", nominal={name: (0.0, 1.0) for name in NOMINAL}, rate_hz=8.0, **{"limit": 1e6, **options})
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -84,6 +84,21 @@ def test_nothing_is_made_up_within_a_gap_of_the_clock(tmp_path):
     assert len(tokens.values) == 32
     torch.testing.assert_close(tokens.time[15:17] * 20, torch.tensor([1.875, 16.0]))
     assert len(_steps(clock_s=20.0, gap_s=20.0)([tmp_path / "a.csv"])[0].values) == 32 + 14 * 8
+
+
+def test_relative_tokens_do_not_know_the_setting_but_what_changes(tmp_path):
+    paths = []
+    for number, setting in enumerate((1.0, 1.5)):
+        rows = log_rows(4.0, (0.5, 3.5))
+        rows[:, 4] *= setting
+        rows[16:20, 4] += 40
+        paths.append(write_log(tmp_path / f"{number}.csv", rows))
+    first, second = (tokens.values[:, 3] for tokens in _steps(relative=True)(paths))
+    burning = slice(0, 23)
+    assert (first[burning] - second[burning]).abs().max() < 3 < 30 < first[12:16].min(), "only the burst is left"
+    plain = [tokens.values[burning, 3].mean() for tokens in _steps()(paths)]
+    assert plain[1] - plain[0] > 80
+    assert _steps(relative=True, limit=8.0)(paths)[0].values.abs().max() == 8
 
 
 def test_nominal_figures_choose_scale_and_order_and_a_missing_sensor_is_named(welds):
