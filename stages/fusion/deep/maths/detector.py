@@ -20,14 +20,15 @@ from stages.fusion.deep.maths.encoder import Encoding
 from stages.fusion.deep.maths.heads import log_odds
 from stages.fusion.deep.maths.learning import Learning, Source, train_network
 from stages.fusion.deep.maths.network import Network, Reading
+from stages.fusion.deep.maths.pretraining import labelled_share, pretrain
 from stages.fusion.detector import Classified, RecordDetector, class_of
 from stages.seed import derive
-from stages.types import NotFitted
 
 if TYPE_CHECKING:
     from stages.training import Run
 
 NEIGHBOURS = 5
+PRIMED = 300  # records that the clocks' envelopes are taken from
 ENCODING, LEARNING = Encoding(), Learning()
 
 
@@ -56,7 +57,7 @@ class DeepDetector(RecordDetector, ABC):
         self.to(run.device)
         self.train_one(self.network, train, val, run, "network")
         if not self.supervised:
-            self.bank = self._read_all(train).cpu().to(run.device)
+            self.bank = self._read_all(train)
 
     def rate(self, records: Records) -> Tensor:
         reading = self.read(records)
@@ -64,10 +65,16 @@ class DeepDetector(RecordDetector, ABC):
         return score.to(records.label.device)
 
     def tell(self, records: Records) -> Classified:
-        if not self.telling:
-            raise NotFitted(f"{type(self).__name__} learnt from normal records alone and tells no classes; its score is all that it gives")
         reading = self.read(records)
         return Classified(reading.logits.to(records.label.device), reading.unit.to(records.label.device))
+
+    @torch.no_grad()
+    def classify(self, records: Records) -> Classified:
+        if not self.telling:
+            raise TypeError(
+                f"{type(self).__name__} learns from normal records alone here (normal_only) and tells no classes; ask for its score"
+            )
+        return super().classify(records)
 
     def forward(self, records: Records) -> Reading:
         """Everything that the network makes of these records, on its own device, with a gradient. Raises WrongRecords as `score` does."""
@@ -90,12 +97,22 @@ class DeepDetector(RecordDetector, ABC):
         """Train a network of this detector; returns after how many steps the kept state was reached."""
         known = (val.label == 0) if self.learning.normal_only else (val.label >= 0)
         judged = val.kept(known.nonzero()[:, 0].tolist())
-        network.encoder.standardise(self.fitting(part) for part in batches(train))
-        return train_network(network, self._source(train), self._source(judged), self.learning, run, name)
+        encoder, chosen = network.encoder, self.learning
+        encoder.standardise(self.fitting(part) for part in batches(train))
+        if encoder.aligner is not None:
+            some = self.fitting(train.take(range(min(train.samples, PRIMED)))).to(run.device)
+            encoder.aligner.to(run.device).prime(some.tokens)
+        source = self._source(train, encoder.names)
+        if chosen.pretrain_epochs:
+            pretrain(encoder, source, chosen.pretrain_epochs, run, f"{name}-pretraining")
+        if chosen.labels < 1 and self.supervised:
+            looked_at = labelled_share(source.classes, chosen.labels, run.generator("labels"))
+            source = self._source(train.kept(looked_at), encoder.names)
+        return train_network(network, source, self._source(judged, encoder.names), chosen, run, name)
 
-    def _source(self, records: RecordSet) -> Source:
+    def _source(self, records: RecordSet, modalities: Sequence[str]) -> Source:
         kind = class_of(records, self.classes) if self.supervised else torch.zeros(records.samples, dtype=torch.int64)
-        return Source(records, kind, list(self.widths))
+        return Source(records, kind, modalities)
 
     @torch.no_grad()
     def _read_all(self, records: RecordSet) -> Tensor:

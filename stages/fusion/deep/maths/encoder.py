@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from stages.datasets.records import Ragged, Records
+from stages.fusion.deep.maths.aligner import Aligner
 
 BANDS = 8  # frequencies of the time code: 1, 2, 4, ... half turns over a record
 NARROW = 32  # channels; what is wider is no raw series
@@ -33,7 +34,8 @@ class Encoding(BaseModel):
     """Sizes of what stands before the fusion.
 
     sensors: the modality that is raw steps and is read in patches; it is projected like the others where it is wider than 32 or not there. images: the
-    modality whose tokens are views; views: "each" keeps them, "mean" and "max" make one token of them; max_views: of each record.
+    modality whose tokens are views; views: "each" keeps them, "mean" and "max" make one token of them; max_views: of each record. align: find by how
+    much each clock lags behind the sensors' and shift token times by it (maths/aligner.py); clock_s: the seconds that token times 0..1 stand for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +51,8 @@ class Encoding(BaseModel):
     images: str = "image"
     views: Literal["each", "mean", "max"] = "each"
     max_views: int | None = Field(None, ge=1)
+    align: bool = False
+    clock_s: float = Field(12.0, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -111,11 +115,10 @@ def padded(ragged: Ragged, most: int) -> Padded:
     columns = max(1, int(kept.max())) if len(kept) else 1
     place = torch.arange(columns, device=kept.device)
     mask = place < kept[:, None]
-    rows = (ragged.offsets[:-1, None] + place * lengths[:, None] // kept[:, None].clamp(min=1))[mask]
-    values = ragged.values.new_zeros(*mask.shape, ragged.values.shape[1])
-    time = ragged.time.new_zeros(mask.shape)
-    values[mask], time[mask] = ragged.values[rows], ragged.time[rows]
-    return Padded(values, time, mask)
+    if not len(ragged.values):
+        return Padded(ragged.values.new_zeros(*mask.shape, ragged.values.shape[1]), ragged.time.new_zeros(mask.shape), mask)
+    rows = (ragged.offsets[:-1, None] + place * lengths[:, None] // kept[:, None].clamp(min=1)) * mask
+    return Padded(ragged.values[rows] * mask[..., None], ragged.time[rows] * mask, mask)
 
 
 def time_code(time: Tensor) -> Tensor:
@@ -188,12 +191,14 @@ class TokenEncoder(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], encoding: Encoding) -> None:
         super().__init__()
-        self.names, self.encoding = list(widths), encoding
+        self.names, self.widths, self.encoding = list(widths), dict(widths), encoding
         self.adapters = nn.ModuleDict({key(name): self._adapter(name, size) for name, size in widths.items()})
         self.embedding = nn.ParameterDict({key(name): _drawn(encoding.width) for name in widths})
         self.absent = nn.ParameterDict({key(name): _drawn(encoding.width) for name in widths})
         self.time = nn.Linear(2 * BANDS, encoding.width)
         self.dropout = nn.Dropout(encoding.dropout)
+        aligns = encoding.align and encoding.sensors in widths and len(widths) > 1
+        self.aligner = Aligner(dict(widths), encoding.sensors, encoding.clock_s) if aligns else None
 
     def forward(self, tokens: Mapping[str, Padded]) -> Encoded:
         """tokens: of each modality; one that is there for no record has a column that is masked."""
@@ -208,6 +213,9 @@ class TokenEncoder(nn.Module):
         return self.dropout(values + self.embedding[key(name)]), mask | (first & ~present[:, None]), present
 
     def padded(self, tokens: Mapping[str, Ragged]) -> dict[str, Padded]:
+        """As `forward` takes them, on one clock where clocks are aligned."""
+        if self.aligner is not None:
+            tokens = self.aligner(dict(tokens))
         return {name: padded(tokens[name], self.encoding.most(name)) for name in self.names}
 
     @torch.no_grad()

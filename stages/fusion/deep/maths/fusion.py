@@ -25,30 +25,35 @@ LEARNED = "learned"
 
 
 class Attention(nn.Module):
-    """Multi-head attention that also returns its weights."""
+    """Multi-head attention that also returns its weights.
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
-        if width % heads:
-            raise ValueError(f"features must be a multiple of heads, got {width} and {heads}")
+    Queries are few and tokens many, so the projections of keys and values are applied to what is asked and to what was read instead of to every token:
+    q . (K t) = (K' q) . t, and the mean of V t is V of the mean. The result is the same; the cost is L * F * heads * Q and no more L * F * F. A bias of
+    the keys would add the same to all scores of a query, so there is none.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """queries: (B, Q, F); tokens: (B, L, F); mask: (B, L) bool. Returns (B, Q, F) and the weights (B, heads, Q, L)."""
-        query = self.query(queries).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, Q, F / heads)
-        keys, values = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        scores = query @ keys.transpose(2, 3) * query.shape[3] ** -0.5
+        query = self.query(queries).unflatten(2, (self.heads, -1))  # (B, Q, heads, F / heads)
+        asked = torch.einsum("bqhd,hdf->bhqf", query, self.key.weight.unflatten(0, (self.heads, -1)))
+        scores = (asked.flatten(1, 2) @ tokens.transpose(1, 2)).unflatten(1, (self.heads, -1)) * query.shape[3] ** -0.5
         weights = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min).softmax(3)
-        return self.out((self.dropout(weights) @ values).transpose(1, 2).flatten(2)), weights
+        read = (weights.flatten(1, 2) @ tokens).unflatten(1, (self.heads, -1))  # (B, heads, Q, F)
+        values = torch.einsum("bhqf,hdf->bqhd", read, self.value.weight.unflatten(0, (self.heads, -1)))
+        return self.out(values.flatten(2) + self.value.bias), weights
 
 
 class Layer(nn.Module):
     def __init__(self, features: int, heads: int, ffn: int, dropout: float) -> None:
         super().__init__()
         self.norms = nn.ModuleDict({name: nn.LayerNorm(features) for name in ("queries", "tokens", "within", "feed")})
-        self.reads, self.within = Attention(features, heads, dropout), Attention(features, heads, dropout)
+        self.reads, self.within = Attention(features, heads), Attention(features, heads)
         self.feed = nn.Sequential(nn.Linear(features, ffn), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn, features))
         self.dropout = nn.Dropout(dropout)
 
@@ -104,20 +109,18 @@ class CrossAttentionFusionModule(nn.Module):
         query: str = LEARNED,
         style: Literal["joint", "per_modality"] = "joint",
     ) -> None:
-        for name, value in {"queries": queries, "layers": layers, "ffn": ffn, "heads": heads}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_sizes(features, {"queries": queries, "layers": layers, "ffn": ffn, "heads": heads}, query, style)
         if query != LEARNED and query not in modalities:
             raise ValueError(f"query must be {LEARNED!r} or a modality that is shown ({', '.join(modalities)}), got {query!r}")
-        if query != LEARNED and style == "per_modality":
-            raise ValueError(f"in the style per_modality queries are learnt, got query {query!r}")
         super().__init__()
         self.query, self.style = query, style
         self.project = nn.Linear(width, features)
         own = queries if query == LEARNED else 0
         readers = modalities if style == "per_modality" else ["all"]
         self.readers = nn.ModuleDict({key(name): Reader(features, heads, own, layers, ffn, dropout) for name in readers})
-        joins = nn.Sequential(nn.Linear(len(modalities) * features, features), nn.GELU(), nn.Dropout(dropout), nn.Linear(features, features))
+        joins = nn.Sequential(
+            nn.Linear(len(modalities) * features, features), nn.GELU(), nn.Dropout(dropout), nn.Linear(features, features)
+        )
         self.join = joins if style == "per_modality" else None
 
     def forward(self, encoded: Encoded) -> Fused:
@@ -135,6 +138,17 @@ class CrossAttentionFusionModule(nn.Module):
         read = [self.readers[key(name)](tokens[:, span], encoded.mask[:, span]) for name, span in encoded.spans.items()]
         features = self.join(torch.cat([one.features for one in read], 2))
         return Fused(features, torch.cat([one.attention for one in read], 1) / len(read))
+
+
+def check_sizes(features: int, sizes: dict[str, int], query: str, style: str) -> None:
+    """Raises ValueError for what does not go together, before any layer is made."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if features % sizes["heads"]:
+        raise ValueError(f"features must be a multiple of heads, got {features} and {sizes['heads']}")
+    if query != LEARNED and style == "per_modality":
+        raise ValueError(f"in the style per_modality queries are learnt, got query {query!r}")
 
 
 def by_modality(attention: Tensor, encoded: Encoded) -> Tensor:

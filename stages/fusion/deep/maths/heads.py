@@ -2,7 +2,8 @@
 
 The projection is used while learning alone, as in SimCLR and SupCon (Chen et al., arXiv:2002.05709; Khosla et al., arXiv:2004.11362); neighbours are found
 by the features before it. Batches are balanced by class, so the class head learns as if all classes were as frequent; `shift`, log of a class's share of
-the training records less log of its share of the batches, makes its logits those of the records learnt from. (Menon et al., arXiv:2007.07314, go the other way.)
+the training records less log of its share of the batches, makes its logits those of the records learnt from
+(Menon et al., arXiv:2007.07314, use it the other way).
 
 B records, C classes, the first of them normal, F features.
 """
@@ -48,3 +49,9 @@ def shift(label: Tensor, classes: int, balanced: bool = True) -> Tensor:
     count = torch.bincount(label, minlength=classes).double().clamp(min=0.5)
     there = int((count >= 1).sum())
     return (count / len(label) * there).log().float() if balanced else torch.zeros(classes)
+
+
+def log_shares(label: Tensor, classes: int) -> Tensor:
+    """(C,) float32: the logarithms of the shares of the classes, what is known of a record that shows nothing. label as in `shift`."""
+    count = torch.bincount(label, minlength=classes).double().clamp(min=0.5)
+    return (count / count.sum()).log().float()

@@ -23,11 +23,13 @@ from torch.nn import functional
 
 from stages.datasets.records import Ragged, Records, RecordSet, batches
 from stages.fusion.deep.maths.augment import augmented, check
-from stages.fusion.deep.maths.encoder import Padded
+from stages.fusion.deep.maths.encoder import Padded, SensorEncoder, key
 from stages.fusion.deep.maths.heads import shift
 from stages.fusion.deep.maths.network import Network
+from stages.fusion.deep.maths.reconstruction import HIDDEN, Reconstruction, hidden
 from stages.fusion.deep.maths.sampler import balanced
 from stages.fusion.deep.maths.supcon import SupConLoss
+from stages.seed import derive
 from stages.training import Plan, Run
 from stages.types import Batch
 
@@ -35,7 +37,7 @@ CLIP_NORM = 1.0
 WARMUP = 0.1  # the largest share of the steps over which the learning rate rises
 IN_MEMORY = 512 * 2**20  # bytes of records that are held in memory while they are learnt from
 VIEWS = 2
-COUNTED = ("loss", "contrast", "accuracy")
+COUNTED = ("loss", "contrast", "accuracy", "reconstruction")
 
 
 class Learning(BaseModel):
@@ -43,7 +45,9 @@ class Learning(BaseModel):
 
     epochs, steps: whichever ends first. classes_per_batch, per_class: what a batch is made of; batch_size, where given, sets them. contrast, alpha: weights
     of the contrast and of the cross-entropy. hard_negatives: beta, 0 for none. modality_dropout: chance that a modality is taken from a view, after the
-    share `curriculum` of the steps. augment: names of augmentations. plateau: measurements without a better one before the rate is divided by ten.
+    share `curriculum` of the steps. augment: names of augmentations. reconstruction: weight of a second task, to tell
+    hidden steps of the sensors (.1 is usual). pretrain_epochs: before any label is looked at. labels: the share of the records of each class whose labels
+    are learnt from. plateau: measurements without a better one before the rate is divided by ten.
     patience: measurements without a better one before it stops; None never. normal_only: learn from good records alone, without labels.
     """
 
@@ -68,6 +72,9 @@ class Learning(BaseModel):
     modality_dropout: float = Field(0.3, ge=0, lt=1)
     curriculum: float = Field(0.1, ge=0, le=1)
     augment: list[str] = []
+    reconstruction: float = Field(0.0, ge=0)
+    pretrain_epochs: int = Field(0, ge=0)
+    labels: float = Field(1.0, gt=0, le=1)
     watch: Literal["loss", "macro_f1"] = "loss"
     patience: int | None = Field(None, ge=1)
     mixed_precision: bool = False
@@ -119,7 +126,8 @@ class Source:
 
     def take(self, positions: list[int]) -> Batch:
         taken = self.records.take(positions)
-        features = {f"{number}.{part}": tensor for number, one in enumerate(map(taken.tokens.__getitem__, self.modalities)) for part, tensor in one._asdict().items()}
+        given = enumerate(taken.tokens[name] for name in self.modalities)
+        features = {f"{number}.{part}": tensor for number, one in given for part, tensor in one._asdict().items()}
         return Batch({**features, "class": self.classes[positions]}, taken.label.long(), None, taken.record_id, [""] * len(positions))
 
 
@@ -129,15 +137,17 @@ class Told(NamedTuple):
     loss: Tensor
     contrast: Tensor
     accuracy: Tensor
+    reconstruction: Tensor
 
 
 class Trainee(nn.Module):
     """The network that learns, and how far it is; one state for the training loop to save."""
 
-    def __init__(self, network: Network, learning: Learning, total: int) -> None:
+    def __init__(self, network: Network, learning: Learning, total: int, seed: int = 0) -> None:
         super().__init__()
         self.network, self.learning, self.total = network, learning, total
         self.contrast = SupConLoss(learning.tau, learning.hard_negatives)
+        self.reconstruction = _reconstruction(network, seed) if learning.reconstruction else None
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("sums", torch.zeros(len(COUNTED), dtype=torch.float64))
         self.register_buffer("summed", torch.zeros((), dtype=torch.int64))
@@ -153,38 +163,61 @@ class Trainee(nn.Module):
 
     def told(self, tokens: Mapping[str, Ragged], kind: Tensor, share: float, generator: torch.Generator) -> tuple[Told, Tensor]:
         """What is counted, and the loss. kind: (B,) int64 classes; share: chance of each modality to be taken away."""
-        given = [self.view(tokens, kind, share, generator) for _ in range(VIEWS)]
-        reading = self.network(side_by_side(given))
-        heads, learning = self.network.heads, self.learning
-        contrast = self.contrast(heads.project(reading.features).unflatten(0, (VIEWS, -1)).transpose(0, 1), None if learning.normal_only else kind)
+        learning, heads, twice = self.learning, self.network.heads, kind.repeat(VIEWS)
+        whole, seen = self.views(tokens, kind, share, generator)
+        features = self.network(seen).features
+        contrast = self.contrast(heads.project(features).unflatten(0, (VIEWS, -1)).transpose(0, 1), None if learning.normal_only else kind)
+        told = Told(contrast.detach(), contrast, torch.ones_like(contrast), self._reconstructed(features, whole, seen))
+        loss = contrast + learning.reconstruction * told.reconstruction
         if learning.normal_only:
-            return Told(contrast, contrast, torch.ones_like(contrast)), contrast
-        logits, twice = heads.balanced(reading.features), kind.repeat(VIEWS)
-        smooth = functional.cross_entropy(logits, twice, label_smoothing=learning.label_smoothing)
-        told = Told(functional.cross_entropy(logits.detach(), twice), contrast, (logits.argmax(1) == twice).float().mean())
-        return told, learning.contrast * contrast + learning.alpha * smooth
+            return told, loss
+        logits = heads.balanced(features)
+        entropy = functional.cross_entropy(logits.detach(), twice)
+        loss = learning.contrast * contrast + learning.reconstruction * told.reconstruction
+        loss = loss + learning.alpha * functional.cross_entropy(logits, twice, label_smoothing=learning.label_smoothing)
+        return told._replace(loss=entropy, accuracy=(logits.argmax(1) == twice).float().mean()), loss
 
-    def view(self, tokens: Mapping[str, Ragged], kind: Tensor, share: float, generator: torch.Generator) -> dict[str, Padded]:
-        """One view of the records: augmented, padded, with some modalities taken away."""
-        seen = augmented(self.learning.augment, dict(tokens), kind, generator) if self.learning.augment else tokens
-        parts = self.network.encoder.padded(seen)
-        present = torch.stack([part.mask.any(1) for part in parts.values()], 1)
+    def views(
+        self, tokens: Mapping[str, Ragged], kind: Tensor, share: float, generator: torch.Generator
+    ) -> tuple[dict[str, Padded], dict[str, Padded]]:
+        """V * B records, all of the first view, then all of the second: augmented and padded, and what of it is shown, some modalities being taken away."""
+        padded, names = self.network.encoder.padded, self.learning.augment
+        if names:
+            whole = side_by_side([padded(augmented(names, dict(tokens), kind, generator)) for _ in range(VIEWS)])
+        else:
+            whole = {name: Padded(*(torch.cat([one] * VIEWS) for one in part)) for name, part in padded(tokens).items()}
+        present = torch.stack([part.mask.any(1) for part in whole.values()], 1)
         left = thinned(present, share, generator)
-        return {name: part._replace(mask=part.mask & left[:, number, None]) for number, (name, part) in enumerate(parts.items())}
+        seen = {name: part._replace(mask=part.mask & left[:, number, None]) for number, (name, part) in enumerate(whole.items())}
+        if self.reconstruction is not None:
+            sensors = self.network.encoder.encoding.sensors
+            seen[sensors] = hidden(seen[sensors], self.network.encoder.encoding.patch, HIDDEN, generator)
+        return whole, seen
+
+    def _reconstructed(self, features: Tensor, whole: Mapping[str, Padded], seen: Mapping[str, Padded]) -> Tensor:
+        if self.reconstruction is None:
+            return features.new_zeros(())
+        encoder = self.network.encoder
+        name = encoder.encoding.sensors
+        return self.reconstruction.loss(features, whole[name], seen[name], encoder.adapters[key(name)].standard)
 
     def spent(self) -> dict[str, float]:
         """The means since this was last asked."""
         means = (self.sums / self.summed.clamp(min=1)).tolist()
         self.sums.zero_()
         self.summed.zero_()
-        found = {f"train_{name}": value for name, value in zip(COUNTED, means)}
-        return {name: value for name, value in found.items() if not (self.learning.normal_only and name == "train_accuracy")}
+        counted = dict(zip(COUNTED, means))
+        if self.learning.normal_only:
+            counted.pop("accuracy")
+        if self.reconstruction is None:
+            counted.pop("reconstruction")
+        return {f"train_{name}": value for name, value in counted.items()}
 
 
 def train_network(network: Network, source: Source, val: Source, learning: Learning, run: Run, name: str = "network") -> int:
     """Train a network in place; returns after how many steps the kept state was reached. val: labelled records; there may be none."""
     network.heads.shift.copy_(shift(source.classes, network.heads.shift.numel(), learning.balanced))
-    trainee = Trainee(network, learning, learning.total(source.samples))
+    trainee = Trainee(network, learning, learning.total(source.samples), derive(run.seed, name, "reconstruction"))
     judged = bool((val.classes >= 0).any())
     watch = {"loss": "val_loss", "macro_f1": "val_f1_loss"}[learning.watch] if judged and not learning.normal_only else None
     if not judged:
@@ -201,6 +234,16 @@ def train_network(network: Network, source: Source, val: Source, learning: Learn
         return trainee.spent() | (judge(trainee, val, run) if judged else {})
 
     return run.train(trainee, source, trainee.loss, plan, measure, name=name)
+
+
+def _reconstruction(network: Network, seed: int) -> Reconstruction | None:
+    """The second task; None where the network reads no steps of sensors."""
+    adapters, name = network.encoder.adapters, network.encoder.encoding.sensors
+    if key(name) not in adapters or not isinstance(adapters[key(name)], SensorEncoder):
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Reconstruction(network.encoder.widths[name], network.heads.classes.in_features)
 
 
 def judge(trainee: Trainee, val: Source, run: Run) -> dict[str, float]:
@@ -272,7 +315,9 @@ def _grown(part: Padded, length: int) -> Padded:
     short = length - part.mask.shape[1]
     if not short:
         return part
-    return Padded(functional.pad(part.values, (0, 0, 0, short)), functional.pad(part.time, (0, short)), functional.pad(part.mask, (0, short)))
+    return Padded(
+        functional.pad(part.values, (0, 0, 0, short)), functional.pad(part.time, (0, short)), functional.pad(part.mask, (0, short))
+    )
 
 
 def _optimiser(learning: Learning) -> Callable[[list[nn.Parameter]], torch.optim.Optimizer]:

@@ -21,7 +21,9 @@ class Fused(NamedTuple):
     """What a fusion makes of `Encoded`."""
 
     features: Tensor  # (B, 1, F)
-    attention: Tensor | None = None  # (B, L) how much each token was looked at, rows sum to 1; None where nothing is looked at more than the rest
+    attention: Tensor | None = (
+        None  # (B, L) how much each token was looked at, rows sum to 1; None where nothing is looked at more than the rest
+    )
     weights: tuple[Tensor, ...] = ()  # of each layer (B, heads, Q, L), its attention from queries to tokens
     within: tuple[Tensor, ...] = ()  # of each layer (B, heads, Q, Q), that among queries
 

@@ -53,5 +53,4 @@ def _distinct(kinds: Iterator[int], many: int, held: list[int]) -> list[int]:
     while len(chosen) < many:
         kind = waiting.pop(0) if waiting else next(kinds)
         (held if kind in chosen else chosen).append(kind)
-    held += waiting
     return chosen

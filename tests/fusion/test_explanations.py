@@ -1,0 +1,177 @@
+"""Explanations add up, point at what was planted, and say when they cannot be given."""
+
+import pytest
+import torch
+
+from stages import fusion
+from stages.datasets.records import Record, Records, Tokens, packed
+from stages.fusion import explanations, faithfulness
+from stages.fusion.explanations import NotExplained, Span
+from stages.training import Run
+
+STEPS = {"series": 48, "audio": 12, "image": 3}
+WIDTHS = {"series": 4, "audio": 6, "image": 5}
+SMALL = {
+    "features": 16,
+    "encoding": {"width": 16, "heads": 2, "sensor_layers": 1, "sensor_ffn": 32, "patch": 4, "dropout": 0.0},
+    "learning": {"steps": 60, "learning_rate": 5e-3, "classes_per_batch": 2, "per_class": 8, "modality_dropout": 0.0, "warmup": 0},
+}
+CROSS = {**SMALL, "queries": 2, "layers": 1, "heads": 2, "ffn": 32}
+
+
+def planted(seed: int, count: int = 48) -> tuple[Records, dict[str, tuple[float, float]]]:
+    """Half of the records have a burst of a fifth of the clock, in sensors and sound at once; when it was, by record."""
+    generator, found, truth = torch.Generator().manual_seed(seed), [], {}
+    for number in range(count):
+        bad, start = number % 2, 0.1 + 0.6 * float(torch.rand(1, generator=generator))
+        modalities = {}
+        for name, steps in STEPS.items():
+            time = torch.zeros(steps) if name == "image" else torch.linspace(0, 1, steps)
+            values = torch.randn(steps, WIDTHS[name], generator=generator) + 1
+            if bad and name != "image":
+                values[(time >= start) & (time <= start + 0.2)] += 4
+            modalities[name] = Tokens(values, time)
+        if number == 3:
+            del modalities["audio"]
+        found.append(Record(f"r{number}", modalities, bad, fault="burst" if bad else ""))
+        if bad:
+            truth[f"r{number}"] = (start, start + 0.2)
+    return packed(found, WIDTHS), truth
+
+
+TRAIN, _ = planted(0)
+TEST, TRUTH = planted(1)
+BASELINE = explanations.nominal([TRAIN.take((TRAIN.label == 0).nonzero()[:, 0].tolist())])
+BAD = TEST.take((TEST.label == 1).nonzero()[:, 0].tolist())
+
+
+@pytest.fixture(scope="module")
+def cross():
+    return fusion.build("deep.cross_attention", CROSS, at=("records", "models", "d")).fit(TRAIN, TEST, Run(seed=0, quiet=True))
+
+
+def test_the_baseline_is_the_mean_token_of_normal_records():
+    good = TRAIN.take((TRAIN.label == 0).nonzero()[:, 0].tolist())
+    parts = explanations.nominal([good.take(range(5)), good.take(range(5, good.samples))])
+    torch.testing.assert_close(parts["audio"], good.tokens["audio"].values.mean(0))
+
+
+def test_integrated_gradients_add_up_to_the_difference_in_score(cross):
+    found = explanations.integrated_gradients(cross, TEST, BASELINE)
+    nothing = TEST._replace(
+        tokens={name: one._replace(values=BASELINE[name].expand_as(one.values).clone()) for name, one in TEST.tokens.items()}
+    )
+    difference = cross.score(TEST) - cross.score(nothing)
+    total = torch.zeros(TEST.samples)
+    for name, one in found.strengths.items():
+        total.index_add_(0, torch.repeat_interleave(torch.arange(TEST.samples), TEST.tokens[name].lengths), one)
+    assert difference.abs().max() > 1
+    assert ((total - difference).abs() <= 2e-3 * difference.abs().clamp(min=1)).all()
+    assert (found.gap.abs() <= 1e-3 * difference.abs().clamp(min=1)).all()
+
+
+def test_integrated_gradients_of_a_linear_score_are_its_terms():
+    class Linear(torch.nn.Module):
+        def fitting(self, records):
+            return records
+
+        def rate(self, records):
+            one = records.tokens["audio"]
+            terms = (one.values * torch.arange(1.0, 7.0)).sum(1)
+            index = torch.repeat_interleave(torch.arange(records.samples), one.lengths)
+            return torch.zeros(records.samples).index_add(0, index, terms)
+
+        def score(self, records):
+            return self.rate(records).detach()
+
+    found = explanations.integrated_gradients(Linear(), TEST, BASELINE)
+    expected = (TEST.tokens["audio"].values - BASELINE["audio"]) * torch.arange(1.0, 7.0)
+    torch.testing.assert_close(found.values["audio"], expected, atol=1e-3, rtol=1e-3)
+    assert (found.values["series"] == 0).all()
+
+
+def test_the_strongest_span_lies_where_the_fault_was_planted(cross):
+    by_gradients = explanations.integrated_gradients(cross, BAD, BASELINE).strengths
+    by_occlusion = explanations.occlusion(cross, BAD, BASELINE)
+    for strengths in (by_gradients, by_occlusion):
+        found = explanations.spans(strengths, BAD)
+        assert faithfulness.pointing(found, TRUTH, tolerance=0.05) > 0.8
+    turned = {name: -one for name, one in by_gradients.items()}
+    assert faithfulness.pointing(explanations.spans(turned, BAD), TRUTH) < 0.4
+
+
+def test_deleting_what_matters_first_is_faster_than_at_random_and_inserting_it_too(cross):
+    strengths = explanations.integrated_gradients(cross, BAD, BASELINE).strengths
+    found = faithfulness.areas(cross, BAD, BASELINE, strengths, torch.Generator().manual_seed(0))
+    assert found.deletion.nanmean() < found.random_deletion.nanmean() - 0.1
+    assert found.insertion.nanmean() > found.random_insertion.nanmean() + 0.1
+    turned = {name: -one for name, one in strengths.items()}
+    assert (
+        faithfulness.areas(cross, BAD, BASELINE, turned, torch.Generator().manual_seed(0)).deletion.nanmean()
+        > found.deletion.nanmean() + 0.2
+    )
+
+
+def test_occlusion_is_what_the_score_loses(cross):
+    found = explanations.occlusion(cross, BAD, BASELINE, bins=4)
+    one = BAD.tokens["series"]
+    values = torch.where(((one.time >= 0.25) & (one.time < 0.5))[:, None], BASELINE["series"], one.values)
+    without = BAD._replace(tokens={**BAD.tokens, "series": one._replace(values=values)})
+    torch.testing.assert_close(found["series"][:, 1], cross.score(BAD) - cross.score(without))
+    assert found["image"].shape == (BAD.samples, 4) and (found["image"][:, 1:] == 0).all()
+
+
+def test_rollout_shares_a_record_out_among_its_tokens(cross):
+    found = explanations.rollout(cross, TEST)
+    total = torch.zeros(TEST.samples)
+    for name, one in found.items():
+        assert len(one) == len(TEST.tokens[name].values) and (one >= 0).all()
+        total.index_add_(0, torch.repeat_interleave(torch.arange(TEST.samples), TEST.tokens[name].lengths), one)
+    torch.testing.assert_close(total, torch.ones(TEST.samples), atol=1e-5, rtol=1e-5)
+    series = found["series"].view(TEST.samples, 12, 4)
+    torch.testing.assert_close(series, series[:, :, :1].expand_as(series))
+
+
+def test_rolling_out_two_layers_by_hand():
+    """One head, two queries, three tokens: each layer keeps half of a query and adds half of what it read."""
+    first, second = torch.tensor([[[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]]), torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
+    swap, stay = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), torch.eye(2)[None]
+    one = first / 2
+    one = (one + one.flip(1)) / 2
+    two = (one + second) / 2
+    found = explanations.rolled([first[:, None], second[:, None]], [swap[:, None], stay[:, None]])
+    torch.testing.assert_close(found, two.mean(1))
+
+
+def test_attention_to_a_patch_goes_to_the_tokens_that_it_was_made_of():
+    lengths = torch.tensor([8, 3, 0])
+    share = torch.tensor([[0.8, 0.2], [1.0, 0.0], [0.0, 0.0]])
+    assert explanations._to_tokens(share, lengths, 8).tolist() == pytest.approx([0.2] * 4 + [0.05] * 4 + [1 / 3] * 3)
+    one = explanations._to_tokens(torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([6]), 3)
+    assert one.tolist() == pytest.approx([0.25, 0.25, 0.125, 0.125, 0.125, 0.125])
+
+
+def test_a_span_goes_on_over_windows_without_a_token_and_ends_where_little_is_said():
+    time = torch.tensor([0.0, 0.125, 0.5, 0.625, 0.75, 0.875])
+    record = Record("r", {"audio": Tokens(torch.zeros(6, 1), time), "image": Tokens(torch.zeros(2, 1), torch.zeros(2))})
+    given = packed([record], {"audio": 1, "image": 1})
+    strengths = {"audio": torch.tensor([0.1, 2.0, 3.0, 1.0, -5.0, 0.9]), "image": torch.tensor([1.0, 2.0])}
+    found = explanations.spans(strengths, given, bins=8)
+    assert found == [Span("r", "audio", 0.125, 0.625, pytest.approx(0.5)), Span("r", "image", 0.0, 1.0, pytest.approx(0.3))]
+
+
+def test_what_has_no_gradient_or_no_attention_is_said():
+    small = {"hidden": 8, "epochs": 2}
+    plain = fusion.build("classical.concat_mlp", small, at=("records", "models", "m")).fit(TRAIN, TEST, Run(seed=0, quiet=True))
+    assert explanations.integrated_gradients(plain, BAD, BASELINE).gap.isfinite().all()
+    with pytest.raises(NotExplained, match="ConcatMLP attends to no tokens"):
+        explanations.rollout(plain, BAD)
+    neighbours = fusion.build("classical.knn", {}, at=("records", "models", "n")).fit(TRAIN, TEST, Run(seed=0, quiet=True))
+    with pytest.raises(NotExplained, match="has no gradient; use occlusion"):
+        explanations.integrated_gradients(neighbours, BAD, BASELINE)
+
+
+def test_nothing_to_point_at_is_an_error():
+    with pytest.raises(ValueError, match="known time"):
+        faithfulness.pointing([], {})
+    assert faithfulness.pointing([], {"r": (0.0, 0.5)}) == 0
