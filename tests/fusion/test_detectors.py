@@ -27,6 +27,8 @@ SMALL = {  # options that make a fit take a fraction of a second
     "deep.gated": DEEP,
     "deep.late": DEEP,
     "deep.mid": DEEP,
+    "deep.paper_baseline": {"audio": "series", "video": "text", "audio_width": 16, "audio_code": 3, "video_widths": [16, 4], "dropout": 0.1, "steps": 40},
+    "deep.process_to_result": {"process": ["text"], "hidden": 16, "steps": 30, "learning_rate": 0.003},
     "deep.unimodal": DEEP | {"modality": "image"},
     "perceiver_moe": {
         "width": 16,
