@@ -76,13 +76,14 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
         None if isinstance(table, str) else table,
         contributions,
         _experts(first, records["test"], device),
-        _classes(detectors, open_split(run.dataset, "train", modalities=entry.modalities), records["test"], judged["test"], rule, device),
+        _classes(detectors, open_split(run.dataset, "train", modalities=entry.modalities), records, judged, rule, device),
     )
     folder = result_folder(run.dataset, run.model, row)
     write_record_tables(folder, seeds, found)
     if found.classes:
         histories = {seed: io.read_json(place / "history.json") for seed, place in zip(seeds, places, strict=True)}
         io.write_text(folder / "learning.csv", learning_csv(histories))
+        io.write_table(folder / "spans.parquet", _spans(first, records["test"], device))
     counts = {split: len(own) for split, own in rows.items()}
     kind = {"supervised": first.supervised, "modalities": list(first.widths), "records": counts} | ({"blind": first.blind} if first.blind else {})
     return record_result(about | kind, found)
@@ -146,13 +147,23 @@ def _contributions(test: Subset, judged: Judged, score: dict[int, np.ndarray], p
 
 
 def _classes(
-    detectors: list[RecordDetector], train: Subset, test: Subset, judged: Judged, rule: RecordRule, device: Any
+    detectors: list[RecordDetector], train: Subset, records: dict[str, Subset], judged: dict[str, Judged], rule: RecordRule, device: Any
 ) -> ClassJudgement | None:
     """None of a detector that tells no classes."""
     from stages.fusion.classifying import tells, told
     from stages.metrics.record_classes import judge_classes
 
-    return judge_classes(judged, told(detectors, train, test, device), rule) if tells(detectors[0]) else None
+    return judge_classes(judged, told(detectors, train, records, device), rule) if tells(detectors[0]) else None
+
+
+def _spans(detector: RecordDetector, test: Subset, device: Any) -> dict[str, list[Any]]:
+    """When the first seed suspects the fault of each test record, in seconds where the encoder put its tokens on a clock of seconds, else None."""
+    from stages.fusion.occlusion import Span, spans
+
+    entries = {name: store.about.get("entry", {}) for store in test.stores for name in store.widths}
+    found = spans(detector, test, device)
+    columns = {name: [getattr(one, name) for one in found] for name in Span._fields}
+    return columns | {"clock_s": [entries[one.modality].get("clock_s") if entries[one.modality].get("onset") else None for one in found]}
 
 
 def _experts(detector: RecordDetector, test: Subset, device: Any) -> dict[str, Any] | None:

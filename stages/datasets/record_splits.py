@@ -2,8 +2,8 @@
 
 A shift, a patient or a session is drawn as a whole. Records that share a file are bound as a group is, but for notes: two inspectors may well write
 the same words. Where a data set fixes a split it is kept, and what train shares with the judged is taken out of train. What is left is drawn: of
-several seeded draws the one whose lists have the most even share of normal and of anomalous records. Where groups have one kind of fault each, as
-sessions of welding do, each kind that has three groups is in every list. Records without a label are in no list.
+several seeded draws the one whose lists have the most even share of normal and of anomalous records. Where all anomalous records of a group have one kind
+of fault and none is normal, as in sessions that were welded wrong on purpose, each kind is shared out by itself. Records without a label are in no list.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def _draw(dataset: str, rows: Sequence[Row], group: Sequence[int], place: dict[i
     for at, row in enumerate(rows):
         if row["label"] != UNKNOWN:
             count[group[at]][row["label"]] += 1
-            faults[group[at]] |= {row["fault"]} - {""}
+            if row["label"]:
+                faults[group[at]].add(row["fault"] or "")
+    kind = {name: _kind(number, faults[name]) for name, number in count.items()}
     judged = set(place.values())
     free = [name for name in count if name not in place]
     wanted = {"test": rule.test_fraction if "test" not in judged else 0, "val": rule.val_fraction if "val" not in judged else 0}
@@ -104,19 +106,26 @@ def _draw(dataset: str, rows: Sequence[Row], group: Sequence[int], place: dict[i
     fixed = {
         part: sum((count[name] for name in place if place[name] == part and name not in pool), np.zeros(2, np.int64)) for part in SPLITS
     }
-    only = {name: next(iter(faults[name])) if len(faults[name]) == 1 else "" for name in pool}
-    drawn = _most_even(pool, count, only, wanted, fixed, numpy_generator(rule.split_seed, "records", dataset))
+    drawn = _most_even(pool, count, kind, wanted, fixed, numpy_generator(rule.split_seed, "records", dataset))
     place.update(dict.fromkeys(free, "train") | drawn)
     _refuse_empty(dataset, count, place, bool(judged))
 
 
-def _most_even(pool: Sequence[int], count: Mapping[int, np.ndarray], only: Mapping[int, str], wanted: Mapping[str, float],
+def _kind(number: np.ndarray, faults: set[str]) -> tuple[int, str]:
+    """What a group is shared out with: those that have normal records alone, that have both, or anomalous ones alone, of the same fault if it has one."""
+    normal, anomalous = (number > 0).tolist()
+    return normal + 2 * anomalous, next(iter(faults)) if anomalous and not normal and len(faults) == 1 else ""
+
+
+def _most_even(pool: Sequence[int], count: Mapping[int, np.ndarray], kinds: Mapping[int, tuple[int, str]], wanted: Mapping[str, float],
                fixed: Mapping[str, np.ndarray], draw: np.random.Generator) -> dict[int, str]:  # fmt: skip
-    """Group -> test or val, for those of the pool that leave train. only: the fault of a group that has one kind of it, "" for any other."""
+    """Group -> test or val, for those of the pool that leave train."""
     if not pool:
         return {}
     number = np.stack([count[name] for name in pool])  # (groups, 2)
-    total, kind = number.sum(0), _kinds(number, [only[name] for name in pool])
+    order = {one: place for place, one in enumerate(sorted({kinds[name] for name in pool}))}
+    kind = np.array([order[kinds[name]] for name in pool])
+    total = number.sum(0)
     best, least = np.zeros(len(pool), np.int64), np.inf
     for _ in range(DRAWS):
         part = _by_strata(kind, wanted, draw)
@@ -141,14 +150,8 @@ def _complete(part: np.ndarray, number: np.ndarray, wanted: Mapping[str, float],
                 part[learnt[number[learnt].sum(1).argmin()]] = SPLITS.index(name)
 
 
-def _kinds(number: np.ndarray, only: Sequence[str]) -> np.ndarray:
-    """(groups,) int: those of normal records alone, of anomalous alone and mixed ones, and of the last two apart by the one fault that they have."""
-    faults = sorted(set(only))
-    return (number > 0) @ np.array([1, 2]) + 4 * np.array([faults.index(name) for name in only])
-
-
 def _by_strata(kind: np.ndarray, wanted: Mapping[str, float], draw: np.random.Generator) -> np.ndarray:
-    """(groups,) 0 train, 1 val, 2 test. Groups of different kinds, see `_kinds`, are shared out apart.
+    """(groups,) 0 train, 1 val, 2 test. kind: (groups,) those of one kind are shared out by themselves.
 
     Whole groups only: what rounding leaves over in one kind of group is carried to the next.
     """

@@ -18,7 +18,7 @@ from stages.metrics.inputs import check_finite
 from stages.metrics.record_classes import Told
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stages.fusion.detector import RecordDetector
 
@@ -31,20 +31,29 @@ def tells(detector: RecordDetector) -> bool:
     return detector.telling and len(detector.classes) > 1
 
 
-def told(detectors: Sequence[RecordDetector], train: RecordSet, test: RecordSet, device: torch.device | str = "cpu") -> Told:
-    """What the detectors, one a seed, say of the test records. Their neighbours are sought among the records that were learnt from.
+def told(
+    detectors: Sequence[RecordDetector], train: RecordSet, splits: Mapping[str, RecordSet], device: torch.device | str = "cpu"
+) -> dict[str, Told]:
+    """By split what the detectors, one a seed, say of its records. Their neighbours are sought among the records that were learnt from.
 
     A record that shows a detector nothing is of each class with the share that the class has of training.
     """
     known = detectors[0].classes
-    own = names_of(test)
-    names = [*known, *sorted(set(own) - set(known))]
-    own_class = np.array([names.index(name) for name in own], dtype=np.int64)
     bank_class = class_of(train, known).numpy()
     kept = np.flatnonzero(bank_class >= 0)
     share = np.log(np.bincount(bank_class[kept], minlength=len(known)) / max(len(kept), 1) + 1e-12)
-    found = [_told(detector, train, kept, bank_class[kept], test, share, device) for detector in detectors]
-    return Told(np.stack([one for one, _ in found]), np.stack([one for _, one in found]), own_class, names)
+    banks = [classified(detector, train.kept(kept.tolist()), device) for detector in detectors]
+    found = {}
+    for split, records in splits.items():
+        own = names_of(records)
+        names = [*known, *sorted(set(own) - set(known))]
+        each = [
+            _told(detector, bank, bank_class[kept][stored], records, share, device)
+            for detector, (stored, _, bank) in zip(detectors, banks, strict=True)
+        ]
+        place = np.array([names.index(name) for name in own], dtype=np.int64)
+        found[split] = Told(np.stack([one for one, _ in each]), np.stack([one for _, one in each]), place, names)
+    return found
 
 
 def names_of(records: RecordSet) -> list[str]:
@@ -66,13 +75,12 @@ def classified(detector: RecordDetector, records: RecordSet, device: torch.devic
 
 
 def _told(
-    detector: RecordDetector, train: RecordSet, kept: np.ndarray, bank_class: np.ndarray, test: RecordSet, share: np.ndarray, device: torch.device | str
+    detector: RecordDetector, bank: np.ndarray, bank_class: np.ndarray, records: RecordSet, share: np.ndarray, device: torch.device | str
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, C) logits and (N,) the class of the neighbours."""
-    stored, _, bank = classified(detector, train.kept(kept.tolist()), device)
-    there, logits, features = classified(detector, test, device)
+    there, logits, features = classified(detector, records, device)
     whole, neighbour = np.tile(share, (len(there), 1)), np.full(len(there), int(share.argmax()))
     if there.any():
         whole[there] = logits
-        neighbour[there] = nearest_class(bank, bank_class[stored], features, len(share), NEIGHBOURS)
+        neighbour[there] = nearest_class(bank, bank_class, features, len(share), NEIGHBOURS)
     return whole, neighbour

@@ -1,4 +1,4 @@
-"""What is said of a detector that tells classes: accuracy and macro F1, of its own logits and of nearest neighbours, with intervals; matrix and table of classes.
+"""What is said of a detector that tells classes: accuracy and macro F1, also those of nearest neighbours, with intervals; matrix and table of classes.
 
 Drawn in the same resamples as all else that is said of the detector (`record_judgement`), so that differences of two detectors are pairs. A class of test
 records that training never had cannot be told: its records count as wrong, and it stands in the tables with a recall of 0. Figures that other data sets
@@ -10,7 +10,7 @@ S seeds, N test records, C classes that were learnt, D >= C with those that only
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from stages.metrics.bootstrap import Draws, bootstrap_draws
 from stages.metrics.classes import accuracy, average_precision_at, by_class, class_counts, guess, macro_f1, missed_at, risk_coverage_area
 from stages.metrics.counts import Metric
 from stages.metrics.inputs import Floats, Undefined, require_both_classes
-from stages.metrics.record_judgement import Cell, Judged, RecordRule, Scene, cell_of, over_seeds, scene_of
+from stages.metrics.record_judgement import Cell, Judged, RecordRule, Scene, cell_of, fit_temperature, over_seeds, scene_of
 
 RANKED: dict[str, Metric] = {
     "fnr_at_fpr_01": partial(missed_at, allowed=0.01),
@@ -35,6 +35,7 @@ RANKED: dict[str, Metric] = {
 TOLD = ("accuracy", "macro_f1", "knn_accuracy", "knn_macro_f1", "aurc")
 CLASS_METRICS = ("accuracy", "macro_f1", "knn_accuracy", "knn_macro_f1", *RANKED, "aurc")
 COMPARED = ("accuracy", "macro_f1")  # whose draws are kept
+COVERAGE = 0.9  # at most the rest of good records is rejected, and of bad ones accepted
 CLASS_COLUMNS = ("class", "records", "precision", "recall", "f1", "low", "high", "knn_f1")
 LEARNING = ("seed", "training", "step", "epoch")  # the first columns of learning.csv
 
@@ -55,10 +56,13 @@ class ClassJudgement(NamedTuple):
     confusion: NDArray[np.int64]  # (D, D) of the first seed, rows are what a record is
     guess: dict[str, Any]  # of `classes.guess`
     unseen: list[str]  # classes that only test records have
-    told: Told
+    told: dict[str, Told]  # by split
+    verdicts: dict[str, Any]  # of verdicts.json
 
 
-def judge_classes(test: Judged, told: Told, rule: RecordRule) -> ClassJudgement:
+def judge_classes(judged: Mapping[str, Judged], every: dict[str, Told], rule: RecordRule) -> ClassJudgement:
+    """judged, every: by split, test and val; the latter may be empty."""
+    test, told = judged["test"], every["test"]
     names, known = told.names, told.logits.shape[-1]
     scene = scene_of(np.asarray(test.label) == 1, test.group, len(told.logits), rule)
     own = [class_counts(told.true, one.argmax(1), len(names), scene.weight) for one in told.logits]  # each (1 + R, D, D)
@@ -73,23 +77,41 @@ def judge_classes(test: Judged, told: Told, rule: RecordRule) -> ClassJudgement:
         np.rint(own[0][0]).astype(np.int64),
         guess([names[place] for place in told.true], names[0]),
         names[known:],
-        told,
+        every,
+        verdicts_of(judged),
     )
 
 
 def class_result(found: ClassJudgement) -> dict[str, Any]:
     """What stands in git beside the metrics: how many classes were told, those that could not be, and what a guess is worth."""
-    known = len(found.told.names) - len(found.unseen)
+    known = len(found.told["test"].names) - len(found.unseen)
     return {"classes": known, **({"classes_only_in_test": found.unseen} if found.unseen else {}), "guess": found.guess}
 
 
-def write_class_tables(folder: Path, record_id: Sequence[str], seeds: Sequence[int], found: ClassJudgement) -> None:
-    """classes.csv, confusion.csv, and class_predictions.parquet: for each record and seed its class, the class told, that of its neighbours, and the logits."""
-    names = found.told.names
+def verdicts_of(judged: Mapping[str, Judged], coverage: float = COVERAGE) -> dict[str, Any]:
+    """Accept, reject or review by the first seed: the rule that held-out records gave, how many of them it reviews, and what it makes of the test records."""
+    from stages.metrics import verdicts
+    from stages.metrics.calibration import probability
+
+    val, test = judged["val"], judged["test"]
+    if len(np.unique(val.label)) < 2:
+        return {"rule": None, "reason": "no rule without normal and anomalous validation records", "coverage": coverage}
+    temperature = fit_temperature(val.score[0], val.label).temperature or 1.0
+    each = {split: verdicts.two_classes(probability(one.score[0], temperature)) for split, one in (("val", val), ("test", test))}
+    rule = verdicts.fit_verdicts(each["val"], np.asarray(val.label), coverage=coverage)
+    counted = {split: verdicts.counts(rule.verdicts(each[split]), np.asarray(judged[split].label)) for split in each}
+    return {"rule": rule.to_dict(), "temperature": temperature, "coverage": coverage, **counted}
+
+
+def write_class_tables(folder: Path, record_ids: Mapping[str, Sequence[str]], seeds: Sequence[int], found: ClassJudgement) -> None:
+    """classes.csv, confusion.csv, verdicts.json, and class_predictions.parquet: for each record and seed its class, what was told, and the logits."""
+    names = found.told["test"].names
     io.write_text(folder / "classes.csv", tables.rows_csv(found.rows, CLASS_COLUMNS))
     rows = [{"class": name, **dict(zip(names, counts.tolist(), strict=True))} for name, counts in zip(names, found.confusion, strict=True)]
     io.write_text(folder / "confusion.csv", tables.rows_csv(rows, ("class", *names)))
-    io.write_table(folder / "class_predictions.parquet", _predictions(record_id, seeds, found.told))
+    io.write_json(folder / "verdicts.json", found.verdicts)
+    parts = [_predictions(split, record_ids[split], seeds, told) for split, told in found.told.items()]
+    io.write_table(folder / "class_predictions.parquet", {name: [value for part in parts for value in part[name]] for name in parts[0]})
 
 
 def learning_csv(histories: dict[int, list[dict[str, Any]]]) -> str:
@@ -142,13 +164,14 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _predictions(record_id: Sequence[str], seeds: Sequence[int], told: Told) -> dict[str, Any]:
+def _predictions(split: str, record_id: Sequence[str], seeds: Sequence[int], told: Told) -> dict[str, list[Any]]:
     names, size = np.asarray(told.names, dtype=object), len(record_id)
     columns: dict[str, Any] = {
         "record_id": list(record_id) * len(seeds),
-        "seed": np.repeat(np.asarray(seeds, np.int64), size),
+        "split": [split] * (size * len(seeds)),
+        "seed": np.repeat(np.asarray(seeds, np.int64), size).tolist(),
         "class": np.tile(names[told.true], len(seeds)).tolist(),
         "told": names[told.logits.argmax(-1).ravel()].tolist(),
         "neighbours": names[told.neighbour.ravel()].tolist(),
     }
-    return columns | {f"logit_{name}": told.logits[:, :, place].ravel() for place, name in enumerate(told.names[: told.logits.shape[-1]])}
+    return columns | {f"logit_{name}": told.logits[:, :, place].ravel().tolist() for place, name in enumerate(told.names[: told.logits.shape[-1]])}

@@ -58,7 +58,7 @@ def write_record_tables(folder: Path, seeds: Sequence[int], found: RowTables) ->
     if found.experts:
         io.write_json(folder / "experts.json", found.experts)
     if found.classes:
-        write_class_tables(folder, found.splits["test"][1], seeds, found.classes)
+        write_class_tables(folder, {split: ids for split, (_, ids) in found.splits.items()}, seeds, found.classes)
 
 
 def thresholds_of(seeds: Sequence[int], judgement: RecordJudgement) -> dict[str, Any]:

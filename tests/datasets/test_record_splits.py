@@ -60,6 +60,17 @@ def test_groups_of_one_label_are_shared_out_by_label(seed):
     assert [sum(row["label"] == label for row in parts[part]) for part in ("val", "test") for label in (0, 1)] == [60, 30, 60, 30]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_sessions_of_one_fault_each_give_every_list_every_fault(seed):
+    """Eleven faults in three sessions each; a split by label alone would leave faults out of a list."""
+    kinds = [f"fault {at % 11}" for at in range(33)]
+    rows = table([0] * 40 + [1] * 132, [f"good {at // 4}" for at in range(40)] + [f"bad {at // 4}" for at in range(132)])
+    for at, row in enumerate(rows[40:]):
+        row["fault"] = kinds[at // 4]
+    parts = lists(split("d", rows, RULE._replace(split_seed=seed)))
+    assert all({row["fault"] for row in parts[part]} == {"", *kinds} for part in ("train", "val", "test"))
+
+
 def test_a_label_in_three_groups_reaches_all_lists_even_where_that_is_less_even():
     labels = [1] * 60 + ([1] * 60 + [0] * 5) * 2 + [0] * 100
     rows = table(labels, ["bad"] * 60 + ["one"] * 65 + ["two"] * 65 + [f"good {at // 5}" for at in range(100)])

@@ -141,11 +141,8 @@ def test_what_cannot_be_parted_says_why():
 
 def test_validation_gives_a_session_back_where_every_part_would_cost_train_a_class():
     rows = [row for row in table() if not row["fault"]]
-    for fault in "abcdefghij":
-        rows += [
-            rows[0] | {"record_id": f"{fault}{session}{weld}", "label": 1, "fault": fault, "group": f"{fault}{session}", "video_hash": f"{fault}{session}{weld}"}
-            for session in range(2)
-            for weld in range(3)
-        ]
+    for name in (f"{fault}-{session}-{weld}" for fault in "abcdefghij" for session in range(2) for weld in range(3)):
+        fault, group = name[0], name[:3]
+        rows.append(rows[0] | {"record_id": name, "label": 1, "fault": fault, "group": group, "video_hash": name})
     for fold in folds("P2", rows).folds:
         assert not described(fold, rows)["unseen_classes"]
