@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stages.datasets.records import Records
-from stages.fusion.explanations import Baseline, Span
+from stages.fusion.explanations import Baseline, Span, stand_ins
 
 if TYPE_CHECKING:
     from stages.fusion.detector import RecordDetector
@@ -84,7 +84,7 @@ def _area(detector: RecordDetector, fitted: Records, baseline: Baseline, ranks: 
     for step in range(STEPS + 1):
         gone = {name: (rank < step / STEPS) == deleting for name, rank in ranks.items()}
         tokens = {
-            name: one._replace(values=torch.where(gone[name].to(one.values.device)[:, None], baseline[name].to(one.values), one.values))
+            name: one._replace(values=torch.where(gone[name].to(one.values.device)[:, None], stand_ins(one, baseline[name]), one.values))
             for name, one in fitted.tokens.items()
         }
         curve.append(detector.score(fitted._replace(tokens=tokens)).double())
