@@ -92,6 +92,42 @@ def study(
     raise typer.Exit(code)
 
 
+@app.command()
+def labels(
+    source: Annotated[str, typer.Argument(help="A data set of params.yaml that has been prepared, or a folder in the layout of the welding release.")] = "weld",
+    as_json: Json = False,
+) -> None:
+    """How many records and sessions each class has in each split, and what is wrong with that."""
+    from stages.serving import weld_labels
+
+    rows = weld_labels.of_folder(Path(source)) if Path(source).is_dir() else weld_labels.of_dataset(source)
+    found = weld_labels.counted(rows)
+    typer.echo(as_text(found) if as_json else weld_labels.render(found))
+
+
+@app.command("loss-check")
+def loss_check(dataset: Dataset = "weld", as_json: Json = False) -> None:
+    """Hold the loss against its formula and count what the sampler draws, on the training records. Exit code 1 where something does not hold."""
+    from stages.serving import weld_loss_check
+
+    found = weld_loss_check.checked(dataset)
+    typer.echo(as_text(found) if as_json else weld_loss_check.render(found))
+    raise typer.Exit(errors.OK if all(one["holds"] for one in found["checks"]) else errors.MENDABLE)
+
+
+@app.command()
+def check(
+    directory: Annotated[Path, typer.Argument(help="A folder in the layout of the welding release: manifest.csv and its sessions.")],
+    as_json: Json = False,
+) -> None:
+    """As `assay data check DIR --records` does: what the folder holds and what is wrong with it. Exit code 1 where it cannot be used."""
+    from stages.serving import record_check
+
+    found = record_check.examine(directory, "intel_welding")
+    typer.echo(as_text(found.as_json()) if as_json else record_check.render(found))
+    raise typer.Exit(errors.OK if found.ok else errors.MENDABLE)
+
+
 def parted(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 

@@ -114,7 +114,7 @@ def _classes(detector: RecordDetector, train: Subset, test: Subset, device: torc
     """Two guesses of each test record's class: that of its logits and that of the nearest training records."""
     from stages.fusion.classifying import told
 
-    found = told([detector], train, test, device)
+    found = told([detector], train, {"test": test}, device)["test"]
     guesses = {"predicted": found.logits[0].argmax(1), "neighbours": found.neighbour[0]}
     return {"classes": detector.classes} | {name: [found.names[place] for place in guess.tolist()] for name, guess in guesses.items()}
 

@@ -76,3 +76,35 @@ def test_what_cannot_be_is_one_line_and_exit_code_1(assay, here):
     ):
         code, _, err = assay("weld", *arguments)
         assert code == 1 and words in err and "Traceback" not in err, (arguments, err)
+
+
+def test_labels_counts_classes_and_names_what_is_wrong(assay, here):
+    code, out, _ = assay("weld", "labels", "--json")
+    found = json.loads(out)
+    assert code == 0 and [one["class"] for one in found["classes"]] == ["normal", "image", "series", "video"]
+    assert sum(one["records"] for one in found["classes"]) == 120 and all(one["train"] + one["val"] + one["test"] == one["records"] for one in found["classes"])
+    assert found["classes"][0]["sessions"] == 20
+    code, out, _ = assay("weld", "labels")
+    assert code == 0 and out.startswith("class ") and "120 records" in out
+
+
+def test_labels_warns_of_sessions_that_cross_splits_and_classes_that_a_split_lacks():
+    from stages.serving.weld_labels import counted
+
+    rows = [{"record_id": f"{number}", "label": number % 2, "fault": "crack" if number % 2 else "", "group": f"g{number % 2}", "split": split}
+            for number, split in enumerate(["train", "train", "test", "train", "val", "train"])]  # fmt: skip
+    told = counted([*rows, rows[0] | {"record_id": "x", "label": -1}])
+    assert told["unlabelled"] == 1 and told["classes"][1] == {"class": "crack", "records": 3, "sessions": 1, "train": 3, "val": 0, "test": 0}
+    for words in ("no test record is of class crack", "class crack has one session", "1 of 2 sessions are in more than one split", "one class only"):
+        assert any(words in one for one in told["warnings"]), words
+
+
+def test_loss_check_holds_and_a_broken_loss_is_found(assay, here, monkeypatch):
+    code, out, _ = assay("weld", "loss-check")
+    assert code == 0 and out.count("ok ") == 6 and "NOT" not in out
+    from stages.fusion.deep.maths.supcon import SupConLoss
+
+    forward = SupConLoss.forward
+    monkeypatch.setattr(SupConLoss, "forward", lambda self, features, label=None: forward(self, features, label) * 1.001)
+    code, out, _ = assay("weld", "loss-check")
+    assert code == 1 and "NOT the loss is that of its formula" in out
