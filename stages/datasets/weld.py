@@ -70,7 +70,7 @@ class Plan(NamedTuple):
         return f"{self.sessions[self.session[at]].name}/{self.part[at]}"
 
 
-def read_records(source: Path, folder: Path, *, seed: int = 0, sessions: int = 48, welds_per_session: int = 8, visibility: str = "complementary",
+def read_records(source: Path, folder: Path, *, seed: int = 0, sessions: int = 96, welds_per_session: int = 5, visibility: str = "complementary",
                  confound: float = 0.0, offset_s: float = 0.5, missing_rate: float | dict[str, float] = 0.05, missing_views: float = 0.1,
                  label_paper: bool = True, film_size: int = 64, photo_size: int = 96) -> RecordReading:  # fmt: skip
     """Render the data set into `folder` and list it.
@@ -140,7 +140,7 @@ def scene(drawn: Plan, at: int, medium: str, seed: int) -> Scene:
     """What the renderer of one medium is told of one weld."""
     timing, level = drawn.timing, process.levels(drawn.evidence.x[medium][at], medium)
     on_s = process.LEAD_S + float(timing.offset_s[at, MEDIA.index(medium)])
-    session = drawn.sessions[drawn.session[at]]
+    session = drawn.sessions[drawn.session[at]]._replace(name="")  # it names the class
     return Scene(seed, at, session, float(timing.arc_s[at]), on_s, float(timing.total_s[at]), timing.moments[at], level)
 
 

@@ -183,7 +183,7 @@ def with_label(picture: Array, code: str) -> Array:
     """The paper label at the border with the class code in print: the trap of the release, not part of what a defect leaves."""
     size = len(picture)
     canvas = Image.fromarray(picture)
-    left, top, right, bottom = (int(round(part * size)) for part in LABEL)
+    left, top, right, bottom = (round(part * size) for part in LABEL)
     ImageDraw.Draw(canvas).rectangle((left, top, right, bottom), fill=(233, 230, 220))
     canvas.paste(_print(code, right - left - 2, bottom - top - 2), (left + 1, top + 1))
     return np.asarray(canvas)

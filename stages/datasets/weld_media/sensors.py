@@ -58,5 +58,5 @@ def write_sensors(path: Path, time: Array, values: Array, part: str, gap_s: floa
     lines = [",".join(HEADER)]
     for at, (moment, row) in enumerate(zip(time.tolist(), values.tolist(), strict=True)):
         now = start + timedelta(seconds=moment + gap_s * (at > len(time) // 2))
-        lines.append(f"{now:%m/%d/%y},{now:%H:%M:%S}.{now.microsecond // 1000:03d},{part},%.3f,%.2f,%.2f,%.1f,%.3f,%.2f," % tuple(row))  # noqa: UP031
+        lines.append(f"{now:%m/%d/%y},{now:%H:%M:%S}.{now.microsecond // 1000:03d},{part},%.3f,%.2f,%.2f,%.1f,%.3f,%.2f," % tuple(row))
     path.write_bytes(("\n".join(lines) + "\n").encode())

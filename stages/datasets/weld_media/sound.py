@@ -28,7 +28,7 @@ def draw_sound(scene: Scene) -> Array:
     noise = draw.standard_normal((2, count), np.float32)
     voltage = scene.session.setting.voltage_v
     beat = 2 * np.pi * (62 + 3 * (voltage - 24)) * (time + 0.004 * np.cumsum(noise[1]) / np.float32(RATE) ** 0.5)
-    short = np.sin(beat / 2) ** 8  # the wire dips into the pool
+    short = np.square(np.square(np.square(np.sin(beat / 2))))  # the wire dips into the pool
     dips = 1 - np.clip(0.3 * envelope("flutter"), 0, 0.92) * (np.sin(2 * np.pi * draw.uniform(6, 9) * time) > 0)
     arc = (0.45 + 1.1 * short) * dips * _band(noise[0], 300, 3200)
     arc += 0.28 * envelope("hiss") * _band(noise[1], 5200, 7400)
