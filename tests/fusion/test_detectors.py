@@ -17,7 +17,7 @@ from tests.fusion.synthetic import WIDTHS, records
 DEEP = {
     "encoding": {"width": 16, "heads": 2, "sensor_layers": 1, "sensor_ffn": 32},
     "features": 16,
-    "learning": {"epochs": 3, "learning_rate": 1e-2, "classes_per_batch": 4, "per_class": 6},
+    "learning": {"steps": 12, "learning_rate": 1e-2, "classes_per_batch": 4, "per_class": 6},
 }
 SMALL = {  # options that make a fit take a fraction of a second
     "classical.concat_mlp": {"hidden": 16, "epochs": 8, "learning_rate": 1e-2, "modality_dropout": 0.2},

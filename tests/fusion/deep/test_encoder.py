@@ -75,7 +75,9 @@ def test_what_is_learnt_from_sets_the_units():
     """Each dimension by itself; one that never changes keeps its own."""
     given, reads = welds(0, 4, 4), encoder()
     image = given.tokens["image"]
-    odd = given._replace(tokens=given.tokens | {"image": image._replace(values=torch.cat([1e3 * image.values[:, :7], image.values[:, 7:] * 0 + 5], 1))})
+    odd = given._replace(
+        tokens=given.tokens | {"image": image._replace(values=torch.cat([1e3 * image.values[:, :7], image.values[:, 7:] * 0 + 5], 1))}
+    )
     reads.standardise(iter([odd.take(range(8)), odd.take(range(8, 16))]))
     values = reads.adapters["of_image"].standard(odd.tokens["image"].values)
     torch.testing.assert_close(values[:, :7].mean(0), torch.zeros(7), atol=1e-4, rtol=0)

@@ -24,7 +24,8 @@ def grid(members: int) -> Tensor:
     steps = FINEST
     while steps > 1 and math.comb(steps + members - 1, members - 1) > MOST:
         steps -= 1
-    bars = np.array(list(itertools.combinations(range(steps + members - 1), members - 1)), dtype=np.int64).reshape(-1, members - 1)
+    count = math.comb(steps + members - 1, members - 1)
+    bars = np.array(list(itertools.combinations(range(steps + members - 1), members - 1)), dtype=np.int64).reshape(count, members - 1)
     edges = np.concatenate([np.full((len(bars), 1), -1), bars, np.full((len(bars), 1), steps + members - 1)], 1)
     return torch.from_numpy((np.diff(edges, axis=1) - 1) / steps)
 
