@@ -94,6 +94,7 @@ def test_with_a_limit_no_more_are_reviewed_and_they_are_the_most_doubtful():
         assert (told == REVIEW).mean() <= most and (told == REVIEW).mean() > most - 0.01
         changed = told != free.verdicts(values)
         assert set(free.verdicts(values)[changed]) <= {REVIEW}
+        assert ((told == ACCEPT) == (values[:, 0] >= 0.5))[changed].all()  # the likelier side
         if most:
             left = np.abs(values[:, 0] - 0.5)
             assert left[told == REVIEW].max() <= left[changed].min()
