@@ -85,20 +85,23 @@ def test_integrated_gradients_add_up_to_the_difference_in_score(cross):
     assert (found.gap.abs() <= 1e-3 * difference.abs().clamp(min=1)).all()
 
 
+class Linear:
+    """A detector whose score is a weighted sum of the sound."""
+
+    def fitting(self, records):
+        return records
+
+    def rate(self, records):
+        one = records.tokens["audio"]
+        terms = (one.values * torch.arange(1.0, one.values.shape[1] + 1)).sum(1)
+        index = torch.repeat_interleave(torch.arange(records.samples), one.lengths)
+        return torch.zeros(records.samples).index_add(0, index, terms)
+
+    def score(self, records):
+        return self.rate(records).detach()
+
+
 def test_integrated_gradients_of_a_linear_score_are_its_terms():
-    class Linear(torch.nn.Module):
-        def fitting(self, records):
-            return records
-
-        def rate(self, records):
-            one = records.tokens["audio"]
-            terms = (one.values * torch.arange(1.0, 7.0)).sum(1)
-            index = torch.repeat_interleave(torch.arange(records.samples), one.lengths)
-            return torch.zeros(records.samples).index_add(0, index, terms)
-
-        def score(self, records):
-            return self.rate(records).detach()
-
     found = explanations.integrated_gradients(Linear(), TEST, BASELINE)
     expected = (TEST.tokens["audio"].values - to_baseline(TEST).tokens["audio"].values) * torch.arange(1.0, 7.0)
     torch.testing.assert_close(found.values["audio"], expected, atol=1e-3, rtol=1e-3)
@@ -150,11 +153,11 @@ def test_rollout_shares_a_record_out_among_its_tokens(cross):
 def test_rolling_out_two_layers_by_hand():
     """One head, two queries, three tokens: each layer keeps half of a query and adds half of what it read."""
     first, second = torch.tensor([[[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]]), torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
-    swap, stay = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), torch.eye(2)[None]
+    copy, stay = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), torch.eye(2)[None]  # the first query asks the second
     one = first / 2
-    one = (one + one.flip(1)) / 2
+    one = (one + one[:, [1, 1]]) / 2
     two = (one + second) / 2
-    found = explanations.rolled([first[:, None], second[:, None]], [swap[:, None], stay[:, None]])
+    found = explanations.rolled([first[:, None], second[:, None]], [copy[:, None], stay[:, None]])
     torch.testing.assert_close(found, two.mean(1))
 
 
@@ -184,6 +187,29 @@ def test_what_has_no_gradient_or_no_attention_is_said():
     constant = fusion.build("classical.prevalence", {}, at=("records", "models", "n")).fit(TRAIN, TEST, Run(seed=0, quiet=True))
     with pytest.raises(NotExplained, match="has no gradient; use occlusion"):
         explanations.integrated_gradients(constant, BAD, BASELINE)
+
+
+def test_areas_by_hand():
+    """Two tokens of 3 and 1 over a baseline of 0, and the square of their sum: the first alone is 9 of 16, the second 1 of 16."""
+
+    class Square(Linear):
+        def score(self, records):
+            return super().score(records) ** 2
+
+    tokens = {"audio": Tokens(torch.tensor([[3.0], [1.0]]), torch.tensor([0.0, 1.0]))}
+    given, baseline = packed([Record("r", tokens)], {"audio": 1}), {"audio": Tokens(torch.zeros(1, 1), torch.zeros(1))}
+    found = faithfulness.areas(Square(), given, baseline, {"audio": torch.tensor([2.0, 1.0])}, torch.Generator())
+    deletion = [1.0] + [1 / 16] * 5 + [0.0] * 5
+    assert found.deletion.item() == pytest.approx((sum(deletion) - 0.5) / 10)
+    insertion = [0.0] + [9 / 16] * 5 + [1.0] * 5
+    assert found.insertion.item() == pytest.approx((sum(insertion) - 0.5) / 10)
+
+
+def test_only_the_strongest_span_with_a_time_counts():
+    found = [Span("r", "image", 0.0, 1.0, 0.9), Span("r", "audio", 0.0, 0.1, 0.2), Span("r", "series", 0.4, 0.6, 0.3)]
+    assert faithfulness.pointing(found, {"r": (0.45, 0.55)}) == faithfulness.pointing(found[::-1], {"r": (0.45, 0.55)}) == 1
+    assert faithfulness.pointing(found, {"r": (0.6, 0.7)}) == 0 and faithfulness.pointing(found, {"r": (0.6, 0.7)}, tolerance=0.1) == 1
+    assert faithfulness.pointing(found, {"r": (0.45, 0.55), "other": (0.0, 1.0)}) == 0.5
 
 
 def test_nothing_to_point_at_is_an_error():
