@@ -157,7 +157,7 @@ def _classes(
 
 
 def _spans(detector: RecordDetector, test: Subset, device: Any) -> dict[str, list[Any]]:
-    """When the first seed suspects the fault of each test record, in seconds where the encoder put its tokens on a clock of seconds, else None."""
+    """When the first seed suspects the fault of each test record; clock_s is what time 1 is, None where the tokens are not on the clock of the arc."""
     from stages.fusion.occlusion import Span, spans
 
     entries = {name: store.about.get("entry", {}) for store in test.stores for name in store.widths}

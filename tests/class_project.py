@@ -31,7 +31,7 @@ records:
       rows:
         cross-attention:
           detector: classical.forest
-          trees: 20
+          trees: 12
         mid-fusion:
           detector: classical.forest
           trees: 3
@@ -43,7 +43,7 @@ records:
             - image
         setpoint-only:
           detector: classical.forest
-          trees: 20
+          trees: 12
           blind: the process
           modalities:
             - setpoint

@@ -1,4 +1,4 @@
-"""When and by which medium a record looks anomalous: the score of the record less its score without the tokens of one medium in one tenth of the time.
+"""When and by which medium a record looks anomalous: its score less its score without the tokens of one medium in one tenth of its time.
 
 Nothing of the detector is needed but its score. What a stretch of time adds is what is lost without it (Zeiler and Fergus, "Visualizing and Understanding
 Convolutional Networks", 2014, arXiv:1311.2901, in time instead of space). The span that is named is the strongest tenth and its neighbours of the same
@@ -41,7 +41,8 @@ def spans(detector: RecordDetector, records: RecordSet, device: torch.device | s
     found: list[Span] = []
     for batch in batches(seen):
         lost, names = losses(detector, batch.to(device), parts)
-        found += [span for place, name in enumerate(batch.record_id) if (span := strongest(name, lost[place], names))]
+        last = duration(batch, names).tolist()
+        found += [span for place, name in enumerate(batch.record_id) if (span := strongest(name, lost[place], names, last[place]))]
     return found
 
 
@@ -52,22 +53,32 @@ def losses(detector: RecordDetector, batch: Records, parts: int = PARTS) -> tupl
     """
     fitted = detector.fitting(batch)
     names = [name for name, one in fitted.tokens.items() if len(one.time.unique()) > 1]
-    whole = detector.score(fitted).double().cpu()
+    whole, last = detector.score(fitted).double().cpu(), duration(fitted, names)
     lost = torch.zeros(fitted.samples, len(names), parts, dtype=torch.float64)
     for member, name in enumerate(names):
-        part_of = (fitted.tokens[name].time * parts).long().clamp(0, parts - 1)
+        own = fitted.tokens[name]
+        part_of = (own.time / last.repeat_interleave(own.lengths) * parts).long().clamp(0, parts - 1)
         for part in range(parts):
-            left = kept(fitted.tokens[name], part_of != part)
+            left = kept(own, part_of != part)
             without = fitted._replace(tokens={**fitted.tokens, name: left})
-            touched = (left.lengths < fitted.tokens[name].lengths) & without.present.any(1)
+            touched = (left.lengths < own.lengths) & without.present.any(1)
             rows = touched.nonzero()[:, 0].cpu()
             if len(rows):
                 lost[rows, member, part] = whole[rows] - detector.score(without.take(rows.tolist())).double().cpu()
     return lost.numpy(), names
 
 
-def strongest(record_id: str, lost: np.ndarray, names: list[str]) -> Span | None:
-    """lost: (M, P) of one record."""
+def duration(records: Records, names: list[str]) -> Tensor:
+    """(B,): the time of each record's last token in these modalities, above 0."""
+    last = torch.full((records.samples,), 1e-6, device=records.label.device)
+    for one in (records.tokens[name] for name in names):
+        owner = torch.repeat_interleave(torch.arange(len(last), device=last.device), one.lengths)
+        last = last.scatter_reduce(0, owner, one.time, "amax")
+    return last
+
+
+def strongest(record_id: str, lost: np.ndarray, names: list[str], duration: float = 1.0) -> Span | None:
+    """lost: (M, P) of one record, the parts being those of its duration."""
     if not lost.size or lost.max() <= 0:
         return None
     member, part = np.unravel_index(int(lost.argmax()), lost.shape)
@@ -77,7 +88,7 @@ def strongest(record_id: str, lost: np.ndarray, names: list[str]) -> Span | None
         first -= 1
     while last + 1 < len(own) and own[last + 1] >= enough:
         last += 1
-    return Span(record_id, names[member], first / len(own), (last + 1) / len(own), float(own[part]))
+    return Span(record_id, names[member], duration * first / len(own), duration * (last + 1) / len(own), float(own[part]))
 
 
 def kept(one: Ragged, wanted: Tensor) -> Ragged:

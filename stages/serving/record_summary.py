@@ -135,6 +135,8 @@ def _cases(dataset: str, best: Row, most: int) -> list[dict[str, Any]]:
             "sum": sum(value or 0.0 for value in added.values()),
             "picture": _picture(root, own.get("image_path")),
             "chart": record_charts.contribution(added),
+            "timeline": None,
+            "told": None,
         })  # fmt: skip
     return cases
 

@@ -147,7 +147,7 @@ def _shade(span: Mapping[str, Any] | None, end: float) -> dict[str, Any] | None:
     start, stop = (min(span[key] * span["clock_s"], end) for key in ("start", "end"))
     if stop <= start:
         return None
-    text = f"{start:.0f} to {stop:.0f} s, by {span['modality']}"
+    text = f"{start:.1f} to {stop:.1f} s, by {span['modality']}"
     return {"left": 100 * start / end, "width": 100 * (stop - start) / end, "modality": span["modality"], "text": text}
 
 

@@ -52,6 +52,14 @@ def test_a_planted_moment_is_named_by_its_medium_and_its_time(detector):
     assert found[0].strength == pytest.approx(3.9) and found[1].start <= 2 / 19 <= found[1].end
 
 
+def test_the_parts_are_those_of_the_time_that_a_record_lasts(detector):
+    one = weld("a", {"sound": [19]})
+    short = {name: tokens._replace(time=tokens.time * 0.2) for name, tokens in one.modalities.items()}
+    found = spans(detector, packed([one._replace(modalities=short), weld("b", {"sound": [19]})], WIDTHS))
+    assert (found[0].start, found[0].end) == (pytest.approx(0.18), pytest.approx(0.2))
+    assert (found[1].start, found[1].end) == (pytest.approx(0.9), pytest.approx(1.0))
+
+
 def test_what_two_moments_show_is_lost_with_neither_of_them_alone(detector):
     lost, names = losses(detector, packed([weld("a", {"sound": [3, 13]})], WIDTHS))
     assert names == ["sound", "sensors"] and lost.max() == 0
