@@ -32,6 +32,7 @@ PROTOCOLS = {
 }
 UNNAMED = "not named"  # the class of anomalous records of which nobody said what is wrong with them
 PARTS, GOOD_PARTS = 5, 4  # of P2, and of the normal sessions of P4, of which each fault is judged against one
+OFFICIAL = f"{FACT}official_split"  # the split of a release, where its sessions are drawn anew all the same
 VAL_FRACTION = 0.2  # of the training sessions
 LEFT_OUT = ("steel_type", "thickness_mm")  # facts that P3 leaves out a value of
 
@@ -122,7 +123,7 @@ def _links(rows: Sequence[Row]) -> list[tuple[int, int]]:
 
 
 def _fixed(table: _Table) -> Folds:
-    split = np.array([row["split"] or "" for row in table.rows])
+    split = np.array([row["split"] or row.get(OFFICIAL) or "" for row in table.rows])
     parts = {name: split == name for name in ("train", "val", "test")}
     if not parts["train"].any() or not parts["test"].any():
         return Folds("P1", [], {"official": "the data set fixes no split"})
