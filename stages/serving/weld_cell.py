@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
 
 def key_of(row: StudyRow, fold: Fold, seed: int, data: str, code: str) -> str:
-    """data: the fingerprint of the data set. code: of `code_hash`."""
+    """row: with its `settled` options. data: the fingerprint of the data set. code: of `code_hash`."""
     return io.content_hash([FORM, row.detector, row.options, row.shown, fold[1:], seed, data, code])
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from stages import fusion
 from stages.datasets.record_sets import open_stores
 from stages.fusion.deep.maths.augment import AUGMENTATIONS
 from stages.fusion.one_off import merged
-from stages.params import ParamsError, RecordTask, nearest
+from stages.params import ParamsError, RecordTask, nearest, options
 
 PROPOSED, MID, SETPOINT = "cross-attention", "mid-fusion", "setpoint-only"  # D, C2, C3
 LETTERS = {  # in the order of the tables
@@ -36,6 +38,9 @@ LETTERS = {  # in the order of the tables
 }
 SINGLES = tuple(name for name, letter in LETTERS.items() if letter == "B")
 MISSING = (PROPOSED, MID, "late-fusion", "gated-fusion", "perceiver-moe")  # rows of the table of missing modalities
+
+PASTE = "fault_paste"
+MILD = [name for name in AUGMENTATIONS if name != PASTE]
 
 
 class StudyRow(NamedTuple):
@@ -74,13 +79,13 @@ ABLATIONS = (
     *_learning("temperature of the contrast", {f"{tau:g}": {"tau": tau} for tau in (0.05, 0.07, 0.1, 0.2)}),
     *(Ablation("learned lag of each modality", word, {"encoding": {"align": value}}) for word, value in (("off", False), ("on", True))),
     *_learning("modality dropout", {f"{chance:g}": {"modality_dropout": chance} for chance in (0.0, 0.3)}),
-    *(Ablation("photos of one part", f"at most {count}", {"encoding": {"max_views": count}}) for count in (1, 3, 5)),
+    *(Ablation("photos of one part", f"at most {count}", {"encoding": {"max_views": count}}) for count in (1, 3)),
     *(Ablation("photos of one part together", word, {"encoding": {"views": word}}) for word in ("each", "mean", "max")),
     *_learning("hard negatives (beta)", {f"{beta:g}": {"hard_negatives": beta} for beta in (0.0, 0.5, 1.0)}),
     *_learning("reconstruction beside the classes", {"off": {"reconstruction": 0.0}, "weight 0.1": {"reconstruction": 0.1}}),
     *_learning("pre-training without labels", {"off": {"pretrain_epochs": 0}, "5 epochs": {"pretrain_epochs": 5}}),
     *_learning("a tenth of the labels", {"alone": {"labels": 0.1}, "after 5 epochs without": {"labels": 0.1, "pretrain_epochs": 5}}),
-    *_learning("augmentation", {"none": {"augment": []}} | {name.replace("_", " "): {"augment": [name]} for name in AUGMENTATIONS}),
+    *_learning("augmentation", {"none": {"augment": []}, "no pasted faults": {"augment": MILD}, "all": {"augment": [*MILD, PASTE]}}),
 )
 # What is asked of the encoders (label paper in the photographs, sensors without their setting) needs tokens of its own: docs/weld_commands.md.
 GOOD_ONLY = (PROPOSED, MID)  # rows that are fitted on normal records alone as well
@@ -138,5 +143,11 @@ def unavailable(row: StudyRow) -> str | None:
     return None
 
 
-def _changed(row: StudyRow, options: dict[str, Any], name: str) -> StudyRow:
-    return row._replace(name=name, options=merged(row.options, options))
+def settled(row: StudyRow) -> dict[str, Any]:
+    """All options of a row with the defaults filled in, as plain values: what is said and what is left unsaid are the same model."""
+    given = options(fusion.load(row.detector), row.options, ("records", "models", row.name))
+    return {name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in given.items()}
+
+
+def _changed(row: StudyRow, changes: dict[str, Any], name: str) -> StudyRow:
+    return row._replace(name=name, options=merged(row.options, changes))

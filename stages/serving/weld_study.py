@@ -18,7 +18,7 @@ from stages.fusion import artefact
 from stages.params import Params
 from stages.progress import progress
 from stages.serving.weld_cell import Cell, code_hash, compute, file_of, key_of
-from stages.serving.weld_rows import StudyRow, ablations, good_only, study_rows
+from stages.serving.weld_rows import StudyRow, ablations, good_only, settled, study_rows
 
 OUT = Path("metrics/weld/study")
 CELLS = "cells"
@@ -70,8 +70,8 @@ def plan(params: Params, asked: Asked) -> Plan:
 def _cells(asked: Asked, row: StudyRow, parted: Folds, data: str) -> list[Cell]:
     few = not asked.every_seed and (row.question or parted.protocol not in EVERY_SEED)
     seeds = artefact.seeds(row.detector, list(asked.seeds[:1] if few else asked.seeds))
-    code = code_hash(row)
-    return [Cell(asked.dataset, row, fold, seed, key_of(row, fold, seed, data, code)) for fold in parted.folds for seed in seeds]
+    code, full = code_hash(row), row._replace(options=settled(row))
+    return [Cell(asked.dataset, row, fold, seed, key_of(full, fold, seed, data, code)) for fold in parted.folds for seed in seeds]
 
 
 def run(params: Params, asked: Asked, out: Path = OUT) -> tuple[int, Plan]:

@@ -102,6 +102,9 @@ def test_p1_is_the_fixed_split_with_the_sessions_that_cross_it_counted():
     assert set(fold.test) == {row["record_id"] for row in rows if row["split"] == "test"}
     told = described(fold, rows)
     assert told["sessions_in_test_and_train"] == sum(CLASSES.values()) == told["sessions"]["test"]
+    released = [row | {"split": "val" if row["split"] == "train" and row["label"] else row["split"]} for row in rows]
+    [shared] = folds("P1", released).folds
+    assert set(shared.test) == set(fold.test) and not described(shared, released)["unseen_classes"] and set(shared.train) - set(fold.train)
     told = [row | {"split": None, "fact_official_split": row["split"]} for row in rows]
     assert folds("P1", told).folds == [fold]
     assert folds("P1", table()) == ("P1", [], {"official": "the data set fixes no split"})

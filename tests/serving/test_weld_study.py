@@ -164,6 +164,13 @@ def test_an_ablation_changes_one_thing_and_what_no_detector_has_is_left_out_with
     assert u.name == "cross-attention (Good only)" and u.options["learning"]["normal_only"]
 
 
+def test_a_setting_that_says_the_default_is_not_fitted_twice(here):
+    planned = weld_study.plan(params.load(), FAST._replace(rows=("cross-attention",), ablate=True))
+    names = ("cross-attention", "temperature of the contrast: 0.07", "temperature of the contrast: 0.1")
+    base, same, other = ([cell.key for cell in planned.of(name, "P2")] for name in names)
+    assert base == same != other
+
+
 def test_the_oracle_of_a_generated_set_bounds_the_tables(here, monkeypatch):
     planned = weld_study.plan(params.load(), FAST)
     ratios = {
