@@ -200,20 +200,21 @@ def _proven(
 
 
 def _figures(shown: Shown, score: np.ndarray, kind: np.ndarray, threshold: float | None) -> dict[str, Any]:
-    """How scores differ from the model's. `beyond_rounding`: the greatest difference of those, or of their share where a score is above 1."""
+    """How scores differ from the model's, where they are numbers. `beyond_rounding`: the greatest difference, as a share of the score where that is above 1."""
     from stages.metrics.ranking import auroc
 
-    apart = np.abs(score - shown.score)
-    apart[np.isnan(apart)] = np.inf
-    worst, label = int(apart.argmax()), shown.records.label.numpy()[: shown.whole]
+    unlike = ~np.isfinite(score)
+    apart = np.where(unlike, 0.0, np.abs(score - shown.score))
+    worst, label = int((unlike if unlike.any() else apart).argmax()), shown.records.label.numpy()[: shown.whole]
     judged = label >= 0
     try:
-        area = auroc(score[: shown.whole][judged], label[judged]) if np.isfinite(score).all() else None
+        area = auroc(score[: shown.whole][judged], label[judged]) if not unlike.any() else None
     except Undefined:
         area = None
     return {
         "records": shown.whole,
         "compared": len(score),
+        "not_numbers": int(unlike.sum()),
         "max_difference": float(apart[worst]),
         "mean_difference": float(apart.mean()),
         "beyond_rounding": float((apart / np.maximum(np.abs(shown.score), 1)).max()),
@@ -226,8 +227,8 @@ def _figures(shown: Shown, score: np.ndarray, kind: np.ndarray, threshold: float
 
 def _refused(name: str, found: dict[str, Any], allow_flips: bool) -> str | None:
     """Why a file is not kept; None where it is."""
-    if not np.isfinite(found["max_difference"]):
-        return "a score is not a number"
+    if found["not_numbers"]:
+        return f"{found['not_numbers']} scores are not numbers"
     if name != "int8" and found["beyond_rounding"] > ROUNDING:
         return f"scores differ by {found['max_difference']:.3g}, more than rounding ({ROUNDING:g}) explains"
     if found["flips"] and not allow_flips:

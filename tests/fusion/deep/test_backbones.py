@@ -97,7 +97,7 @@ def test_what_is_masked_is_not_looked_at(kind, given, shape):
     mask[1, mask.shape[1] // 2 :] = False
     other = given.transpose(1, along).clone()
     other[1, mask.shape[1] // 2 :] = math.nan
-    known = encoder.known(mask, shape[1])
+    known = encoder.known(mask, shape[1], **({"samples": given.ndim == 3} if kind is AudioEncoder else {}))
     assert known.shape == shape[:2] and known[0].all() and not known[1].all() and known[1].any()
     assert torch.equal(encoder(other.transpose(1, along), mask)[known], encoder(given, mask)[known])
     assert torch.equal(encoder(given, torch.ones_like(mask)), encoder(given))
@@ -133,12 +133,15 @@ def test_grey_films_give_the_tokens_that_vjepa2_stores(backbones):
 def test_sounds_give_the_tokens_that_ast_stores(backbones):
     from stages.datasets.media import Sound
 
-    kind = media.build("a", "ast", {"weights": "sound"}, Place("cpu", 1, backbones))
+    kind = media.build("a", "ast", {"weights": "sound", "stride_s": 10, "windows": 3}, Place("cpu", 1, backbones))
     encoder = AudioEncoder("sound", backbones=backbones)
-    samples = SOUND[:1, :1, :10240]  # one window of 64 columns
-    stored = kind.encode([Sound(samples[0, 0].numpy(), 16000)])[0].values
-    torch.testing.assert_close(encoder(samples)[0], stored, rtol=1e-4, atol=1e-5)
-    assert torch.equal(encoder(samples), encoder(encoder.network.spectrogram(samples[:, 0])))
+    for count, windows in ((10240, 1), (300, 1), (330000, 3), (800000, 3)):  # windows have 64 columns here
+        samples = 0.1 * torch.randn(1, 1, count, generator=torch.Generator().manual_seed(count))
+        stored = kind.encode([Sound(samples[0, 0].numpy(), 16000)])[0].values
+        assert encoder(samples).shape == (1, windows, 32)
+        torch.testing.assert_close(encoder(samples)[0], stored, rtol=1e-4, atol=1e-5)
+    samples = SOUND[:1, :1, :10240]
+    assert torch.equal(encoder(samples), encoder(encoder.network.spectrogram(samples[:, 0]).transpose(1, 2)[:, None]))
 
 
 def test_a_long_sound_is_cut_into_windows_ten_seconds_apart(backbones):
@@ -147,7 +150,10 @@ def test_a_long_sound_is_cut_into_windows_ten_seconds_apart(backbones):
     with pytest.raises(ValueError, match="32 mel bands, these have 40"):
         encoder(torch.randn(1, 1, 40, 64))
     encoder.network.model.config.max_length = 1024  # as in the published weights
-    assert [encoder.network.starts(columns) for columns in (64, 1024, 1025, 2500)] == [[0], [0], [0, 1000], [0, 1000, 2000]]
+    assert [encoder.network.starts(columns) for columns in (64, 1024, 1025, 2500, 3800)] == [[0], [0], [0, 1000], [0, 1000, 2000], [0, 1000, 2000]]
+    assert encoder.network.starts(1025 * 160, 160) == [0, 160000]
+    mask = torch.arange(2500) < 1010
+    assert encoder.known(mask[None], 3).tolist() == encoder.known(mask.repeat_interleave(160)[None], 3, samples=True).tolist() == [[True, True, False]]
 
 
 def test_layers_and_adapters_of_real_architectures_learn(backbones):

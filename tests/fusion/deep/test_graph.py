@@ -1,6 +1,7 @@
 """A detector as a graph: the same scores for any number of records, with any modality missing, padded as far as one likes."""
 
 import json
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -37,6 +38,13 @@ def opened(kind: str = "cross"):
     return detector
 
 
+@cache
+def exported(kind: str = "cross"):
+    """A detector, its graph and its file; what is shared is not changed."""
+    made = graph.scorer(detector := opened(kind), graph.lengths(detector, GIVEN))
+    return detector, made, graph.onnx_bytes(made, {"classes": detector.classes}, "tracing")
+
+
 def run(content: bytes, feed: dict) -> list[np.ndarray]:
     import onnxruntime
 
@@ -58,24 +66,24 @@ def test_the_written_out_network_is_the_network(kind):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind if kind in ("cross", "mid") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
 def test_an_onnx_file_gives_the_scores_of_the_detector_for_any_number_of_records(kind):
-    detector = opened(kind)
-    made = graph.scorer(detector, graph.lengths(detector, GIVEN))
-    content = graph.onnx_bytes(made, {"classes": detector.classes}, "tracing")
+    detector, made, content = exported(kind)
     for count in (1, 2, 40):
         given = GIVEN.take(range(count))
         score, logits, features = run(content, graph.feed(given, made.widths, made.lengths))
         assert np.abs(score - detector.score(given).numpy()).max() < 1e-4
         assert logits.shape == (count, 4) and features.shape == (count, 24)
         assert np.abs(logits - detector.classify(given).logits.numpy()).max() < 1e-4
+
+
+def test_the_same_detector_gives_the_same_bytes():
+    detector, made, content = exported("mid")
     assert content == graph.onnx_bytes(made, {"classes": detector.classes}, "tracing")
 
 
 def test_every_subset_of_modalities_goes_through_the_file_as_through_the_detector():
-    detector = opened()
-    made = graph.scorer(detector, graph.lengths(detector, GIVEN))
-    content = graph.onnx_bytes(made, {}, "tracing")
+    detector, made, content = exported()
     for names in (["image"], ["series"], ["audio", "series"]):
         left = GIVEN.only(names)
         left = left.take(left.present.any(1).nonzero()[:, 0].tolist())
@@ -109,14 +117,13 @@ def test_the_transformer_is_that_of_pytorch_and_does_not_see_what_is_masked():
 
 
 def test_the_file_says_what_it_is_and_8_bit_weights_too():
-    detector = opened()
-    made = graph.scorer(detector, graph.lengths(detector, GIVEN))
-    about = {"classes": detector.classes, "threshold": 0.5}
     import onnx
 
-    for content in ((exact := graph.onnx_bytes(made, about, "tracing")), graph.int8_bytes(exact, about)):
-        said = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-        assert {key: json.loads(value) for key, value in said.items()} == {"assay": about}
+    detector, _, exact = exported("mid")
+    about = {"classes": detector.classes}
+    for content, said in ((exact, about), (graph.int8_bytes(exact, about | {"weights": "int8"}), about | {"weights": "int8"})):
+        (entry,) = onnx.load_from_string(content).metadata_props
+        assert entry.key == "assay" and json.loads(entry.value) == said
 
 
 def test_8_bit_weights_are_smaller_and_close():
@@ -130,6 +137,7 @@ def test_8_bit_weights_are_smaller_and_close():
     assert 0 < np.abs(found - expected).max() < 0.3 * expected.std()
 
 
+@pytest.mark.slow
 def test_what_learnt_from_normal_records_scores_by_its_bank():
     learning = Learning(normal_only=True, epochs=1, steps=2)
     detector = CrossAttention(**SIZES, heads=2, ffn=32, layers=1, learning=learning)
@@ -141,7 +149,7 @@ def test_what_learnt_from_normal_records_scores_by_its_bank():
 
 
 def test_exporting_leaves_the_detector_as_it_was():
-    detector = opened()
+    detector = opened("mid")
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     graph.onnx_bytes(graph.scorer(detector, graph.lengths(detector, GIVEN)), {}, "tracing")
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())

@@ -26,7 +26,10 @@ TWIN = "twin"
 RATE = 16_000  # samples a second of a sound
 FLOOR = 1e-6  # added to a power before the logarithm
 MOST_UNFROZEN = 3  # layers
-STRIDE = 1000  # columns of 10 ms between two windows of a spectrogram
+FRAME = 400  # samples that one column is made of
+COLUMN = 160  # samples between two columns of a spectrogram
+STRIDE = 1000  # columns between two windows of a sound
+WINDOWS = 3  # at most
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -128,7 +131,8 @@ class ImageEncoder(Encoder):
 
 
 class AudioEncoder(Encoder):
-    """Sounds as log-mel spectrograms (B, 1, M, L) or as samples at 16 kHz (B, C, n) to (B, L', D): AST, a token a window of 10.24 s; the twin, 16 tokens."""
+    """Sounds as log-mel spectrograms (B, 1, M, L) or as samples at 16 kHz (B, C, n) to (B, L', D): AST, a token for each window of 10.24 s, the first three
+    10 s apart and no more; the twin, 16 tokens."""
 
     def __init__(
         self, weights: str = TWIN, *, backbones: Path = Path("backbones"), freeze: bool = True, unfreeze_last: int = 0, lora_rank: int = 0,
@@ -149,11 +153,11 @@ class AudioEncoder(Encoder):
         if mask is not None:
             silence = sound.new_tensor(math.log(FLOOR) if sound.ndim == 4 else 0.0)
             sound = torch.where(mask.view(len(mask), *[1] * (sound.ndim - 2), -1), sound, silence)
-        return self.run(sound if sound.ndim == 4 else self.network.spectrogram(sound.mean(1)))
+        return self.run(sound)
 
-    def known(self, mask: Tensor, tokens: int) -> Tensor:
-        """A token is known where any of what it was made of is."""
-        return self.network.known(mask, tokens)
+    def known(self, mask: Tensor, tokens: int, samples: bool = False) -> Tensor:
+        """A token is known where any of what it was made of is. samples: whether the mask is of samples and not of columns."""
+        return self.network.known(mask, tokens, COLUMN if samples else 1)
 
 
 def encoders(
@@ -205,10 +209,11 @@ class TwinAudio(twins.AudioTwin):
         """(B, n) to (B, 1, M, L)."""
         return (self.mel(samples) + FLOOR).log()[:, None]
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
+    def forward(self, sound: Tensor) -> Tensor:
+        spectrogram = sound if sound.ndim == 4 else self.spectrogram(sound.mean(1))
         return super().forward((spectrogram + 8) / 4)  # about -1.5 in silence
 
-    def known(self, mask: Tensor, tokens: int) -> Tensor:
+    def known(self, mask: Tensor, tokens: int, column: int) -> Tensor:
         return F.adaptive_max_pool1d(mask.float(), tokens) > 0
 
 
@@ -258,38 +263,46 @@ class AudioBackbone(nn.Module):
     def blocks(self) -> nn.ModuleList:
         return self.model.layers
 
-    def starts(self, columns: int) -> list[int]:
-        """Of the windows of a spectrogram of so many columns; the last is padded where it is shorter."""
-        return [0, *range(STRIDE, max(columns - self.model.config.max_length, 0) + STRIDE, STRIDE)]
+    def starts(self, size: int, column: int = 1) -> list[int]:
+        """Of the windows of a sound of `size` columns, or samples where `column` says how many make one; the last may be shorter than the others."""
+        overlap = max(self.model.config.max_length - STRIDE, 0) * column
+        return list(range(0, max(size - overlap, 1), STRIDE * column))[:WINDOWS]
 
     def spectrogram(self, samples: Tensor) -> Tensor:
-        """(B, n) samples to (B, 1, M, L), as the folder's own preprocessor makes it but for its scaling."""
+        """(B, n) samples to (B, L, M), as the folder's own preprocessor makes it but for its scaling."""
         import torchaudio
 
-        bands = self.model.config.num_mel_bins
-        made = [
-            torchaudio.compliance.kaldi.fbank(
-                one[None], sample_frequency=RATE, window_type="hanning", num_mel_bins=bands, htk_compat=True, use_energy=False, dither=0.0, frame_shift=10
-            )
-            for one in samples
-        ]  # fmt: skip
-        return torch.stack(made).transpose(1, 2)[:, None]
+        samples = F.pad(samples, (0, max(FRAME - samples.shape[1], 0)))
+        return torch.stack(
+            [
+                torchaudio.compliance.kaldi.fbank(
+                    one[None], sample_frequency=RATE, window_type="hanning", num_mel_bins=self.model.config.num_mel_bins, htk_compat=True,
+                    use_energy=False, dither=0.0, frame_shift=10,
+                )
+                for one in samples
+            ]
+        )  # fmt: skip
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
-        length, bands = self.model.config.max_length, self.model.config.num_mel_bins
-        if spectrogram.shape[2] != bands:
-            raise ValueError(f"the audio backbone reads spectrograms of {bands} mel bands, these have {spectrogram.shape[2]}; give samples at 16 kHz instead")
-        columns = spectrogram[:, 0].transpose(1, 2)  # (B, L, M)
-        parts = [columns[:, start : start + length] for start in self.starts(columns.shape[1])]
-        scaled = [(F.pad(part, (0, 0, 0, length - part.shape[1])) - self.centre) / (2 * self.spread) for part in parts]
+    def forward(self, sound: Tensor) -> Tensor:
+        length = self.model.config.max_length
+        scaled = [(F.pad(part, (0, 0, 0, length - part.shape[1])) - self.centre) / (2 * self.spread) for part in self._windows(sound, length)]
         return torch.stack([self.model(input_values=part).last_hidden_state[:, :2].mean(1) for part in scaled], 1)
 
-    def known(self, mask: Tensor, tokens: int) -> Tensor:
-        """mask: (B, columns or samples)."""
-        step = mask.shape[1] / max((tokens - 1) * STRIDE + self.model.config.max_length, 1)
-        starts = [round(number * STRIDE * step) for number in range(tokens)]
-        length = math.ceil(self.model.config.max_length * step)
-        return torch.stack([mask[:, start : start + length].any(1) for start in starts], 1)
+    def known(self, mask: Tensor, tokens: int, column: int) -> Tensor:
+        """mask: (B, columns), or (B, samples) where `column` says how many make one."""
+        length = self.model.config.max_length * column
+        return torch.stack([mask[:, start : start + length].any(1) for start in self.starts(mask.shape[1], column)[:tokens]], 1)
+
+    def _windows(self, sound: Tensor, length: int) -> list[Tensor]:
+        """(B, at most `length`, M) each. Samples are cut before their spectrogram is made, as `ast` does."""
+        bands = self.model.config.num_mel_bins
+        if sound.ndim == 3:
+            samples, parts = sound.mean(1), self.starts(sound.shape[2], COLUMN)
+            return [self.spectrogram(samples[:, start : start + length * COLUMN]) for start in parts]
+        if sound.shape[2] != bands:
+            raise ValueError(f"the audio backbone reads spectrograms of {bands} mel bands, these have {sound.shape[2]}; give samples at 16 kHz instead")
+        columns = sound[:, 0].transpose(1, 2)  # (B, L, M)
+        return [columns[:, start : start + length] for start in self.starts(columns.shape[1])]
 
 
 def folder_of(weights: str, owner: str, backbones: Path) -> pretrained.Folder:

@@ -4,8 +4,8 @@ A layer is attention from queries to tokens, attention among queries, and a feed
 learnt, or they are the tokens of one modality ("video" or "series", as the first description of the weld model has it). In the style "per_modality" each
 modality is read by queries of its own and a network joins what they bring, which is how that model was first built.
 
-After Vaswani et al., arXiv:1706.03762, and Perceiver IO (Jaegle et al., arXiv:2107.14795). Deviation: attention to what is masked is a very small finite
-number before the softmax, so that nothing is ever NaN.
+After Vaswani et al., arXiv:1706.03762, and Perceiver IO (Jaegle et al., arXiv:2107.14795). Deviations: attention to what is masked is a very small finite
+number before the softmax, so that nothing is ever NaN; the tokens have one norm for all layers, whose projections do what norms of their own would.
 
 B records, Q queries, L tokens, M modalities, W width of tokens, F features.
 """
@@ -52,14 +52,14 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     def __init__(self, features: int, heads: int, ffn: int, dropout: float) -> None:
         super().__init__()
-        self.norms = nn.ModuleDict({name: nn.LayerNorm(features) for name in ("queries", "tokens", "within", "feed")})
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(features) for name in ("queries", "within", "feed")})
         self.reads, self.within = Attention(features, heads), Attention(features, heads)
         self.feed = nn.Sequential(nn.Linear(features, ffn), nn.GELU(), nn.Dropout(dropout), nn.Linear(ffn, features))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, queries: Tensor, asking: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """queries: (B, Q, F), of which those of `asking`, (B, Q) bool, count. Returns them, their weights to tokens and those among them."""
-        seen, weights = self.reads(self.norms["queries"](queries), self.norms["tokens"](tokens), mask)
+        seen, weights = self.reads(self.norms["queries"](queries), tokens, mask)
         queries = queries + self.dropout(seen)
         normed = self.norms["within"](queries)
         told, within = self.within(normed, normed, asking)
@@ -114,7 +114,7 @@ class CrossAttentionFusionModule(nn.Module):
             raise ValueError(f"query must be {LEARNED!r} or a modality that is shown ({', '.join(modalities)}), got {query!r}")
         super().__init__()
         self.query, self.style = query, style
-        self.project = nn.Linear(width, features)
+        self.project = nn.Sequential(nn.Linear(width, features), nn.LayerNorm(features))
         own = queries if query == LEARNED else 0
         readers = modalities if style == "per_modality" else ["all"]
         self.readers = nn.ModuleDict({key(name): Reader(features, heads, own, layers, ffn, dropout) for name in readers})

@@ -128,7 +128,8 @@ class QuadModalSOTAModel(nn.Module):
             steps = torch.arange(length, device=given.device) / max(length - 1, 1)
             return Padded(torch.where(mask[..., None], values, torch.zeros_like(values)), steps.expand_as(mask) if time is None else time, mask)
         tokens = self.encoders[name](values, mask)
-        known = self.encoders[name].known(mask, tokens.shape[1])
+        units = {"samples": given.ndim == 3} if name == "audio" else {}
+        known = self.encoders[name].known(mask, tokens.shape[1], **units)
         return Padded(torch.where(known[..., None], tokens, torch.zeros_like(tokens)), _places(name, tokens, length, time), known)
 
     def _none(self, name: str, count: int) -> Padded:
