@@ -7,7 +7,7 @@ import pytest
 
 from stages.datasets.media import read_grey_film, read_header, read_pictures
 from stages.datasets.samples import DataError
-from stages.datasets.weld_files import SENSORS, angles, photos, read_log
+from stages.datasets.weld_files import SENSORS, angles, cropped, photos, read_log
 from tests.datasets.weld_trees import HEADER, arc_sound, log_rows, write_arc_film, write_flac, write_log
 
 
@@ -92,3 +92,9 @@ def test_pictures_of_a_folder_without_any_are_refused(tmp_path):
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match="E430 .*holds no picture"):
         read_pictures(tmp_path / "images")
+
+
+def test_shares_are_cut_off_the_left_the_top_the_right_and_the_bottom():
+    picture = np.arange(10 * 20).reshape(10, 20, 1).repeat(3, 2).astype(np.uint8)
+    np.testing.assert_array_equal(cropped(picture, (0.1, 0.2, 0.3, 0.4)), picture[2:6, 2:14])
+    assert cropped(picture, (0.0, 0.0, 0.0, 0.0)).shape == picture.shape and cropped(picture, (0.9, 0.0, 0.09, 0.0)).shape == (10, 1, 3)

@@ -98,6 +98,8 @@ def test_relative_tokens_do_not_know_the_setting_but_what_changes(tmp_path):
     assert (first[burning] - second[burning]).abs().max() < 3 < 30 < first[12:16].min(), "only the burst is left"
     plain = [tokens.values[burning, 3].mean() for tokens in _steps()(paths)]
     assert plain[1] - plain[0] > 80
+    short = write_log(tmp_path / "short.csv", log_rows(4.0, (2.5, 3.5)))
+    assert _steps(relative=True)([short])[0].values[0, 3].abs() < 5, "its level is that of the arc, not of the time without one"
     assert _steps(relative=True, limit=8.0)(paths)[0].values.abs().max() == 8
 
 
