@@ -97,12 +97,12 @@ def labels(
     source: Annotated[str, typer.Argument(help="A data set of params.yaml that has been prepared, or a folder in the layout of the welding release.")] = "weld",
     as_json: Json = False,
 ) -> None:
-    """How many records and sessions each class has in each split, and what is wrong with that."""
-    from stages.serving import weld_labels
+    """How many welds and sessions each class has in each list, and what is wrong with that. Exit code 1 where models cannot be trained on it."""
+    from stages.datasets import weld_labels
 
-    rows = weld_labels.of_folder(Path(source)) if Path(source).is_dir() else weld_labels.of_dataset(source)
-    found = weld_labels.counted(rows)
-    typer.echo(as_text(found) if as_json else weld_labels.render(found))
+    found = weld_labels.of_folder(Path(source)) if Path(source).is_dir() else weld_labels.of_prepared(source)
+    typer.echo(as_text(found.as_json()) if as_json else weld_labels.render(found))
+    raise typer.Exit(errors.OK if found.ok else errors.MENDABLE)
 
 
 @app.command("loss-check")
@@ -113,6 +113,26 @@ def loss_check(dataset: Dataset = "weld", as_json: Json = False) -> None:
     found = weld_loss_check.checked(dataset)
     typer.echo(as_text(found) if as_json else weld_loss_check.render(found))
     raise typer.Exit(errors.OK if all(one["holds"] for one in found["checks"]) else errors.MENDABLE)
+
+
+@app.command()
+def export(
+    model: Model = "cross-attention",
+    dataset: Dataset = "weld",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder; outputs/export/DATASET/MODEL by default.")] = None,
+    formats: Annotated[str, typer.Option(help="Of onnx, int8 and pt2, with commas between.")] = "onnx,int8",
+    allow_flips: Annotated[bool, typer.Option("--allow-flips", help="Keep a file whose verdicts differ from the model's.")] = False,
+    dynamo: Annotated[bool, typer.Option("--dynamo", help="The newer exporter of torch, which needs onnxscript.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a fitted model as files that run without torch, each held against it on validation records; exit code 1 where one does not judge as it does."""
+    from stages.serving import export_records
+    from stages.serving.record_model import choose
+
+    settings = params.load()
+    chosen = choose(settings, dataset=dataset, model=model)
+    found = export_records.export(settings, chosen, out, parted(formats), allow_flips, "dynamo" if dynamo else "tracing")
+    typer.echo(as_text(found) if as_json else export_records.render(found))
 
 
 @app.command()

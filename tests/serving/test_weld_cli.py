@@ -78,25 +78,30 @@ def test_what_cannot_be_is_one_line_and_exit_code_1(assay, here):
         assert code == 1 and words in err and "Traceback" not in err, (arguments, err)
 
 
-def test_labels_counts_classes_and_names_what_is_wrong(assay, here):
+def test_labels_counts_the_welds_of_a_prepared_data_set_and_of_a_folder(assay, here):
     code, out, _ = assay("weld", "labels", "--json")
     found = json.loads(out)
-    assert code == 0 and [one["class"] for one in found["classes"]] == ["normal", "image", "series", "video"]
-    assert sum(one["records"] for one in found["classes"]) == 120 and all(one["train"] + one["val"] + one["test"] == one["records"] for one in found["classes"])
-    assert found["classes"][0]["sessions"] == 20
-    code, out, _ = assay("weld", "labels")
-    assert code == 0 and out.startswith("class ") and "120 records" in out
+    assert code == 0 and set(found["classes"]) == {"good", "image", "series", "video"} and found["sessions"]["good"] == 20
+    assert sum(sum(one.values()) for one in found["classes"].values()) == found["welds"] == 120
+    code, _, err = assay("weld", "labels", ".")
+    assert code == 1 and "E440" in err
+    code, _, err = assay("weld", "check", ".")
+    assert code == 1 and "E440" in err
 
 
-def test_labels_warns_of_sessions_that_cross_splits_and_classes_that_a_split_lacks():
-    from stages.serving.weld_labels import counted
+def test_export_needs_a_fitted_model(assay, here):
+    code, _, err = assay("weld", "export")
+    assert code == 1 and "Traceback" not in err
 
-    rows = [{"record_id": f"{number}", "label": number % 2, "fault": "crack" if number % 2 else "", "group": f"g{number % 2}", "split": split}
-            for number, split in enumerate(["train", "train", "test", "train", "val", "train"])]  # fmt: skip
-    told = counted([*rows, rows[0] | {"record_id": "x", "label": -1}])
-    assert told["unlabelled"] == 1 and told["classes"][1] == {"class": "crack", "records": 3, "sessions": 1, "train": 3, "val": 0, "test": 0}
-    for words in ("no test record is of class crack", "class crack has one session", "1 of 2 sessions are in more than one split", "one class only"):
-        assert any(words in one for one in told["warnings"]), words
+
+@pytest.mark.slow
+def test_export_writes_a_file_that_is_held_against_the_model(assay, here):
+    from stages import evaluate_records, train_records
+
+    assert train_records.main("weld-quick") == evaluate_records.main("weld-quick") == 0
+    code, out, err = assay("weld", "export", "--formats", "onnx", "-o", "exported", "--json")
+    assert code == 0, err
+    assert (here / "exported/model.onnx").is_file() and json.loads(out) == json.loads((here / "exported/export.json").read_text())
 
 
 def test_loss_check_holds_and_a_broken_loss_is_found(assay, here, monkeypatch):
