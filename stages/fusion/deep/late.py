@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.datasets.records import Records, RecordSet, batches
+from stages.datasets.records import Records, RecordSet, batches, key
 from stages.fusion.deep.maths.alone import Alone, having
 from stages.fusion.deep.maths.detector import DeepDetector, distance
-from stages.fusion.deep.maths.encoder import key
 from stages.fusion.deep.maths.heads import log_odds
 from stages.fusion.deep.maths.network import Reading
 from stages.fusion.deep.maths.simplex import best, shares, weighted

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stages.datasets.records import Ragged
-from stages.fusion.perceiver.tokens import key
+from stages.datasets.records import Ragged, key
 from stages.types import Resizing
 
 REDUCED = 12  # principal components of a modality that canonical variates are looked for in

@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from stages.datasets.records import Ragged, Records
+from stages.datasets.records import Ragged, Records, key
 from stages.fusion.deep.maths.aligner import Aligner
 
 BANDS = 8  # frequencies of the time code: 1, 2, 4, ... half turns over a record
@@ -125,11 +125,6 @@ def time_code(time: Tensor) -> Tensor:
     """(B, L) times, mostly in 0..1, to (B, L, 2 * BANDS) sines and cosines."""
     angle = time[..., None] * (math.pi * 2.0 ** torch.arange(BANDS, device=time.device))
     return torch.cat([angle.sin(), angle.cos()], -1)
-
-
-def key(modality: str) -> str:
-    """The name of a modality as part of a parameter's name, which may have no dots."""
-    return f"of_{modality.replace('.', '__')}"
 
 
 class Standard(nn.Module):

@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stages.fusion.deep.maths.encoder import Encoded, key, mean
+from stages.datasets.records import key
+from stages.fusion.deep.maths.encoder import Encoded, mean
 from stages.fusion.deep.maths.network import Fused
 
 LEARNED = "learned"

@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.datasets.records import Ragged, Records, RecordSet, batches
+from stages.datasets.records import Ragged, Records, RecordSet, batches, key
 from stages.fusion.deep.maths.augment import augmented, check
-from stages.fusion.deep.maths.encoder import Padded, SensorEncoder, key
+from stages.fusion.deep.maths.encoder import Padded, SensorEncoder
 from stages.fusion.deep.maths.heads import shift
 from stages.fusion.deep.maths.network import Network
 from stages.fusion.deep.maths.reconstruction import HIDDEN, Reconstruction, hidden

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from stages.fusion.deep.maths.encoder import Padded, SensorEncoder, TokenEncoder, joined, key, time_code
+from stages.datasets.records import key
+from stages.fusion.deep.maths.encoder import Padded, SensorEncoder, TokenEncoder, joined, time_code
 from stages.fusion.deep.maths.learning import Source, ragged
 from stages.seed import derive
 from stages.training import Plan, Run

@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.datasets.records import key
 from stages.errors import UserError
 from stages.fusion.deep.maths.backbones import Encoder, parameters
-from stages.fusion.deep.maths.encoder import Encoding, Padded, key
+from stages.fusion.deep.maths.encoder import Encoding, Padded
 from stages.fusion.deep.maths.fusion import CrossAttentionFusionModule
 from stages.fusion.deep.maths.heads import log_odds
 from stages.fusion.deep.maths.network import Network
