@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +32,7 @@ def train(
     mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 on CUDA; elsewhere it is said and ignored.")] = False,
     keep_last: Annotated[int, typer.Option(min=0, help="Keep so many last states of the training beside the best.")] = 0,
     seed: Seed = None,
+    as_json: Json = False,
 ) -> None:
     """Fit one row as train_records does. What differs from params.yaml goes to .assay/one_off, and models/ stays as it is."""
     from stages import train_records
@@ -38,8 +41,11 @@ def train(
     run = run_of(dataset, model)
     debug = debug or bool(os.environ.get(errors.DEBUG))  # the command takes --debug for itself before it comes here
     asked = OneOff(model, quick_test, debug, batch_size, num_epochs, mixed_precision, keep_last, seed)
-    code = train_records.main(run, asked)
-    if not code:
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        code = train_records.main(run, asked)
+    if as_json:
+        typer.echo(as_text({"run": run, "model": model, "root": asked.root, "exit_code": code}))
+    elif not code:
         typer.echo(f"next: assay weld evaluate --dataset {dataset} --model {model}{' --one-off' if asked.differs else ''}")
     raise typer.Exit(code)
 

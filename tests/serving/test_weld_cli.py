@@ -35,7 +35,8 @@ def test_train_quick_debug_then_evaluate_leaves_models_alone(assay, here):
 
 def test_evaluate_says_of_its_own_bank_what_the_seed_expects_of_it_only_by_distance(assay, here):
     """A record is its own nearest neighbour: alone or by distance it is always told right, outvoted by four others it may not be."""
-    assert assay("weld", "train", "--model", "mid-fusion")[0] == 0
+    code, out, _ = assay("weld", "train", "--model", "mid-fusion", "--json")
+    assert code == 0 and json.loads(out) == {"run": "weld-quick", "model": "mid-fusion", "root": ".", "exit_code": 0}
     found = {}
     for name, flags in {"five": (), "distance": ("--by-distance",), "one": ("--neighbours", "1")}.items():
         code, out, _ = assay("weld", "evaluate", "--model", "mid-fusion", "--split", "train", "--json", *flags)
