@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.datasets import arc_onset, media, weld_files
+from stages.datasets import arc_clock, media, weld_files
 from stages.datasets.images import UnreadableImage
 from stages.datasets.samples import DataError
 from stages.plots import page
@@ -79,7 +79,7 @@ def _read(read: Any, root: Path, path: str | None) -> Lane | None:
 
 def _film(path: Path) -> Lane:
     film = media.read_grey_film(path, FRAME)
-    start = arc_onset.seen(film.frames, film.time_s)
+    start = arc_clock.seen(film.frames, film.time_s)
     after = film.time_s - (start or 0.0)
     last = max(float(after[-1]), FLAT)
     at = np.unique(np.abs(after[:, None] - np.linspace(0, last, FRAMES + 1)[None, :-1]).argmin(0))
@@ -89,7 +89,7 @@ def _film(path: Path) -> Lane:
 
 def _sound(path: Path) -> Lane:
     sound = media.read_audio(path, RATE)
-    start = arc_onset.heard(sound.samples, RATE)
+    start = arc_clock.heard(sound.samples, RATE)
     length = round(LEVEL_S * RATE)
     parts = sound.samples[: max(len(sound.samples) // length, 1) * length]
     level = 10 * np.log10(np.array([np.mean(part.astype(np.float64) ** 2) for part in np.array_split(parts, max(len(parts) // length, 1))]) + 1e-9)
