@@ -1,7 +1,7 @@
 """Judge the detectors of records of one run on the test records: metrics with intervals, with and without each modality, and what each contributes.
 
 Reads fitted detectors and stored tokens, writes metrics/<dataset>/<model>.json (small, in git) and metrics/<dataset>/<model>/ (tables, predictions,
-thresholds, draws).
+thresholds, draws). A detector that tells classes is judged by them too, its neighbours being the records that it learnt from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import engine, errors, io
-from stages.datasets.record_sets import judged_rows, subset_of
+from stages.datasets.record_sets import judged_rows, open_split, subset_of
 from stages.fusion import artefact
 from stages.params import Params, load
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from stages.datasets.record_store import Subset
     from stages.fusion.detector import RecordDetector
-    from stages.metrics.record_judgement import Judged
+    from stages.metrics.record_classes import ClassJudgement
+    from stages.metrics.record_judgement import Judged, RecordRule
     from stages.metrics.subsets import SubsetTable
 
 MOST_COUNTED = 2048  # records that the use of experts is counted over
@@ -45,6 +46,7 @@ def main(name: str) -> int:
 
 def judge(params: Params, name: str, row: str) -> dict[str, Any]:
     """One unit: one detector over all seeds; writes its tables and returns its result as it stands in git."""
+    from stages.metrics.record_classes import learning_csv
     from stages.metrics.record_judgement import RecordRule, judge_records
     from stages.metrics.record_result import RowTables, record_result, write_record_tables
     from stages.metrics.result import result_folder
@@ -74,8 +76,14 @@ def judge(params: Params, name: str, row: str) -> dict[str, Any]:
         None if isinstance(table, str) else table,
         contributions,
         _experts(first, records["test"], device),
+        _classes(detectors, open_split(run.dataset, "train", modalities=entry.modalities), records, judged, rule, device),
     )
-    write_record_tables(result_folder(run.dataset, run.model, row), seeds, found)
+    folder = result_folder(run.dataset, run.model, row)
+    write_record_tables(folder, seeds, found)
+    if found.classes:
+        histories = {seed: io.read_json(place / "history.json") for seed, place in zip(seeds, places, strict=True)}
+        io.write_text(folder / "learning.csv", learning_csv(histories))
+        io.write_table(folder / "spans.parquet", _spans(first, records["test"], device))
     counts = {split: len(own) for split, own in rows.items()}
     kind = {"supervised": first.supervised, "modalities": list(first.widths), "records": counts} | ({"blind": first.blind} if first.blind else {})
     return record_result(about | kind, found)
@@ -136,6 +144,26 @@ def _contributions(test: Subset, judged: Judged, score: dict[int, np.ndarray], p
     value = {frozenset(name for member, name in enumerate(names) if mask >> member & 1): one for mask, one in score.items()}
     shares = shapley({frozenset(): prior, **value}, names)
     return contributions_of(test.record_ids, judged.label, judged.score[0], shares, names)
+
+
+def _classes(
+    detectors: list[RecordDetector], train: Subset, records: dict[str, Subset], judged: dict[str, Judged], rule: RecordRule, device: Any
+) -> ClassJudgement | None:
+    """None of a detector that tells no classes."""
+    from stages.fusion.classifying import tells, told
+    from stages.metrics.record_classes import judge_classes
+
+    return judge_classes(judged, told(detectors, train, records, device), rule) if tells(detectors[0]) else None
+
+
+def _spans(detector: RecordDetector, test: Subset, device: Any) -> dict[str, list[Any]]:
+    """When the first seed suspects the fault of each test record; clock_s is what time 1 is, None where the tokens are not on the clock of the arc."""
+    from stages.fusion.occlusion import Span, spans
+
+    entries = {name: store.about.get("entry", {}) for store in test.stores for name in store.widths}
+    found = spans(detector, test, device)
+    columns = {name: [getattr(one, name) for one in found] for name in Span._fields}
+    return columns | {"clock_s": [entries[one.modality].get("clock_s") if entries[one.modality].get("onset") else None for one in found]}
 
 
 def _experts(detector: RecordDetector, test: Subset, device: Any) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 Reads every metrics/<dataset>, writes metrics/report/index.html: one file, no request, works from a disk. Beside it lie the curves that
 `dvc plots` draws, the page it draws them on, with Vega in it, so that it needs no network either, and `verdicts.json`: by data set the model
-that the page recommends, which is the one that `assay predict` asks.
+that the page recommends, which is the one that `assay predict` asks. Where records have kinds of fault, `tables/` has those over all models, as CSV and
+as Markdown.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def main() -> int:
         own = {found[row.folder]["model"]: found[row.folder] for row in rows}
         sections.append(of_task.get(rows[0].task, summary).section(params, name, rows, own))
     io.write_text(FOLDER / "index.html", page.render(params.report.title, sections, _made(), cell))
+    for file, text in (item for one in sections for item in (one.get("classes") or {}).get("files", {}).items()):
+        io.write_text(FOLDER / "tables" / file, text)
     io.write_json(VERDICTS, {one["name"]: one["recommended"] for one in sections})
     io.write_text(FOLDER / "plots_template.html", page.dvc_template())
     for curve in CURVES:

@@ -121,7 +121,7 @@ def tiny_project(folder: Path) -> Path:
     (folder / "params.yaml").write_text(f"{SECTIONS}protocol:{settings}")
     stages = (ROOT / "dvc.yaml").read_text().replace("/solar", "/tiny")
     stages = re.sub(r"^  search_series:\n(?:    .*\n|\n)+", "", stages, flags=re.MULTILINE)  # images only
-    (folder / "dvc.yaml").write_text(re.sub(r"^ +- (?:\S+/(?:parts|server|station)\S*|series|records)\n", "", stages, flags=re.MULTILINE))
+    (folder / "dvc.yaml").write_text(re.sub(r"^ +- (?:\S+/(?:parts|server|station|weld)\S*|series|records)\n", "", stages, flags=re.MULTILINE))
     photograph(folder / "photos")
     return folder
 

@@ -21,6 +21,11 @@ FACT = "fact_"  # columns of the sample table: what is known of a record beside 
 NORMAL = "normal"  # the class of records with label 0; those of the others are their kinds of fault
 
 
+def key(modality: str) -> str:
+    """The name of a modality as part of a parameter's name, which may have no dots."""
+    return f"of_{modality.replace('.', '__')}"
+
+
 class Tokens(NamedTuple):
     """One modality of one record, in order of time."""
 

@@ -18,13 +18,13 @@ from numpy.typing import ArrayLike
 
 from stages.metrics import calibration
 from stages.metrics.bootstrap import Draws, bootstrap_draws, draw
+from stages.metrics.classes import missed_at
 from stages.metrics.counts import Counts, Metric, auroc_of_counts, average_precision_of_counts, f1_max_of_counts
 from stages.metrics.inputs import Flags, Floats, Undefined, check_finite, checked_label, require_both_classes
 from stages.metrics.thresholds import Threshold, fit_thresholds
 
 Cell = dict[str, Any]  # {"value", "low", "high"}, {"value"} where no interval is known, {"value": None, "reason"} where there is none
 DEFAULT, HALF = "conformal", "half"
-ALLOWED = 0.05  # the share of normal records that `fnr_at_fpr_05` lets alarm
 SEEN = "a fit may have been chosen by these validation records too, so the promised rate is approximate"
 RAW = "the score is no logit: the method learns from normal records alone"
 AT_THRESHOLD = ("f1", "recall", "precision", "balanced_accuracy", "false_alarm_rate")
@@ -49,9 +49,8 @@ REASONS = {
 
 
 def fnr_at_fpr_05_of_counts(positive: Counts, negative: Counts) -> Floats:
-    """The lowest share of anomalous records missed by any threshold at which at most 5 % of the normal ones alarm; see `counts` for the shapes."""
-    found, false = (np.cumsum(counts, axis=-1) / counts.sum(-1)[..., None] for counts in (positive, negative))
-    return 1 - np.where(false <= ALLOWED + 1e-12, found, 0.0).max(-1)
+    """`missed_at` where at most 5 % of the normal records alarm."""
+    return missed_at(positive, negative, 0.05)
 
 
 RANKED: dict[str, Metric] = {
@@ -112,16 +111,16 @@ def judge_records(test: Judged, val: Judged, rule: RecordRule, supervised: bool,
     check_finite(score, "score")
     thresholds = fit_all(val, rule, supervised)
     calibrated = [fit_temperature(logit, val.label) for logit in val.score] if supervised else []
-    scene = _scene(anomalous, test.group, len(score), rule)
+    scene = scene_of(anomalous, test.group, len(score), rule)
     cells, draws = _ranked(test, rule)
     at_default = [None if at.value is None else row > at.value for row, at in zip(score, thresholds[DEFAULT], strict=True)]
     alarmed = [_alarmed(alarm, scene) for alarm in at_default]
-    found = _averaged(
+    found = over_seeds(
         AT_THRESHOLD, alarmed, scene, REASONS if any(alarmed) else dict.fromkeys(AT_THRESHOLD, thresholds[DEFAULT][0].reason or "")
     )
-    probable = _averaged(CALIBRATED[:-1], [_probable(row, one, scene) for row, one in zip(score, calibrated)], scene, _why_not(calibrated))
+    probable = over_seeds(CALIBRATED[:-1], [_probable(row, one, scene) for row, one in zip(score, calibrated)], scene, _why_not(calibrated))
     draws |= ({} if isinstance(missing, str) else {"missing_auc": missing}) | found[1] | probable[1]
-    cells |= found[0] | probable[0] | {"missing_auc": _cell(missing), "temperature": _temperature(calibrated)}
+    cells |= found[0] | probable[0] | {"missing_auc": cell_of(missing), "temperature": _temperature(calibrated)}
     ordered = {name: cells[name] for name in RECORD_METRICS}
     return RecordJudgement(ordered, draws, thresholds, calibrated, fault_rows(test, rule))
 
@@ -153,7 +152,7 @@ def fault_rows(test: Judged, rule: RecordRule) -> list[dict[str, Any]]:
         own = (label == 0) | (fault == name) & (label == 1)
         try:
             group = np.asarray(test.group)[own]
-            cell = _cell(bootstrap_draws(test.score[:, own], label[own], group, {"roc_auc": auroc_of_counts}, rule.resamples)["roc_auc"])
+            cell = cell_of(bootstrap_draws(test.score[:, own], label[own], group, {"roc_auc": auroc_of_counts}, rule.resamples)["roc_auc"])
         except Undefined as undefined:
             cell = {"value": None, "reason": str(undefined)}
         low, high = cell.get("low"), cell.get("high")
@@ -169,7 +168,7 @@ def fault_rows(test: Judged, rule: RecordRule) -> list[dict[str, Any]]:
     return rows
 
 
-def _scene(anomalous: Flags, group: Sequence[str], seeds: int, rule: RecordRule) -> Scene:
+def scene_of(anomalous: Flags, group: Sequence[str], seeds: int, rule: RecordRule) -> Scene:
     """The draws of `bootstrap_draws`."""
     drawn, shares = draw(anomalous, np.asarray(group), seeds, rule.resamples)
     weight = np.vstack([np.ones(len(anomalous)), drawn.weight])
@@ -182,7 +181,7 @@ def _ranked(test: Judged, rule: RecordRule) -> tuple[dict[str, Cell], dict[str, 
     except Undefined as undefined:
         return {name: {"value": None, "reason": str(undefined)} for name in RANKED}, {}
     draws = bootstrap_draws(test.score, test.label, np.asarray(test.group), RANKED, rule.resamples)
-    return {name: _cell(one) for name, one in draws.items()}, draws
+    return {name: cell_of(one) for name, one in draws.items()}, draws
 
 
 def _alarmed(alarm: Flags | None, scene: Scene) -> dict[str, Floats]:
@@ -230,7 +229,7 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
-def _averaged(
+def over_seeds(
     names: Sequence[str], seeds: Sequence[Mapping[str, Floats]], scene: Scene, reasons: Mapping[str, str]
 ) -> tuple[dict[str, Cell], dict[str, Draws]]:
     """Means over the seeds that have a value on the data. seeds: by name (1 + R,), a name may be absent."""
@@ -242,7 +241,7 @@ def _averaged(
             continue
         rows = np.stack([seeds[place][name] for place in have], 1)  # (1 + R, seeds)
         draws[name] = _draws(float(rows[0].mean()), rows[1:], scene.shares[:, have], scene.resolved)
-        cells[name] = _cell(draws[name]) | ({"over": f"{len(have)} of {len(seeds)} seeds"} if len(have) < len(seeds) else {})
+        cells[name] = cell_of(draws[name]) | ({"over": f"{len(have)} of {len(seeds)} seeds"} if len(have) < len(seeds) else {})
     return cells, draws
 
 
@@ -269,5 +268,5 @@ def _temperature(calibrated: Sequence[Calibration]) -> Cell:
     return {"value": float(np.mean(fitted)), "low": min(fitted), "high": max(fitted)}
 
 
-def _cell(found: Draws | str) -> Cell:
+def cell_of(found: Draws | str) -> Cell:
     return {"value": None, "reason": found} if isinstance(found, str) else found.interval._asdict()

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages import io
-from stages.metrics import calibration, tables
+from stages.metrics import calibration, record_classes, tables
 from stages.metrics.inputs import Floats
+from stages.metrics.record_classes import ClassJudgement, class_result, write_class_tables
 from stages.metrics.record_judgement import DEFAULT, Judged, RecordJudgement
 from stages.metrics.result import AVERAGING
 from stages.metrics.subsets import CURVE_COLUMNS, SUBSET_COLUMNS, SubsetTable
@@ -30,21 +31,23 @@ class RowTables(NamedTuple):
     subsets: SubsetTable | None
     contributions: dict[str, Any] | None  # columns of contributions.parquet
     experts: dict[str, Any] | None
+    classes: ClassJudgement | None = None  # of a detector that tells them
 
 
 def record_result(about: dict[str, Any], found: RowTables) -> dict[str, Any]:
-    cells = found.judgement.cells
-    return about | {"averaging": AVERAGING, "categories": {CATEGORY: cells}, "mean": cells}
+    cells = found.judgement.cells | (found.classes.cells if found.classes else {})
+    told = class_result(found.classes) if found.classes else {}
+    return about | told | {"averaging": AVERAGING, "categories": {CATEGORY: cells}, "mean": cells}
 
 
 def write_record_tables(folder: Path, seeds: Sequence[int], found: RowTables) -> None:
     """All of one detector but what stands in git."""
     judgement = found.judgement
-    io.write_text(folder / "metrics.csv", tables.metrics_csv(judgement.cells))
+    io.write_text(folder / "metrics.csv", tables.metrics_csv(judgement.cells | (found.classes.cells if found.classes else {})))
     io.write_text(folder / "faults.csv", tables.rows_csv(judgement.faults, FAULT_COLUMNS))
     io.write_json(folder / "thresholds.json", {CATEGORY: thresholds_of(seeds, judgement)})
     io.write_table(folder / "predictions.parquet", predictions_of(seeds, found), _schema())
-    io.write_table(folder / "draws.parquet", _draws(judgement))
+    io.write_table(folder / "draws.parquet", _draws(found))
     if judgement.calibration:
         io.write_json(folder / "calibration.json", calibration_of(seeds, found))
     if found.subsets:
@@ -54,6 +57,8 @@ def write_record_tables(folder: Path, seeds: Sequence[int], found: RowTables) ->
         io.write_table(folder / "contributions.parquet", found.contributions)
     if found.experts:
         io.write_json(folder / "experts.json", found.experts)
+    if found.classes:
+        write_class_tables(folder, {split: ids for split, (_, ids) in found.splits.items()}, seeds, found.classes)
 
 
 def thresholds_of(seeds: Sequence[int], judgement: RecordJudgement) -> dict[str, Any]:
@@ -115,9 +120,10 @@ def _schema() -> Any:
     return pyarrow.schema([(name, kinds.get(name, "string")) for name in COLUMNS])
 
 
-def _draws(judgement: RecordJudgement) -> dict[str, Any]:
+def _draws(found: RowTables) -> dict[str, Any]:
     """As series_result writes them: category, metric, value on the data, and the drawn values, in the same draws for every detector."""
-    kept = [(name, judgement.draws[name]) for name in COMPARED if name in judgement.draws]
+    drawn = found.judgement.draws | (found.classes.draws if found.classes else {})
+    kept = [(name, drawn[name]) for name in (*COMPARED, *record_classes.COMPARED) if name in drawn]
     return {
         "category": [CATEGORY] * len(kept),
         "metric": [name for name, _ in kept],

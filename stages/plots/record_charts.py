@@ -29,17 +29,17 @@ def ranking(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     known = [row for row in rows if row["value"] is not None]
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in known)]
     hue = {"domain": kinds, "range": [KINDS[kind] for kind in kinds]}
-    base = alt.Chart(_rows(known)).encode(
+    base = alt.Chart(values_of(known)).encode(
         y=alt.Y("model:N", title=None, sort=[row["model"] for row in known]).axis(labelLimit=150, grid=True, tickBand="extent"),
         color=alt.Color("kind:N", title=None).scale(**hue).legend(orient="top", columns=2),
         tooltip=["model:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("value", "low", "high"))],
     )
     scale = alt.Scale(domain=[_floor(row["low"] for row in known), 1], nice=False)
     x = {"title": "ROC AUC", "scale": scale, "axis": alt.Axis(tickCount=5)}
-    half = alt.Chart(_rows([{"half": 0.5}])).mark_rule(color=QUIET, strokeDash=[2, 4]).encode(x=alt.X("half:Q", **x))
+    half = alt.Chart(values_of([{"half": 0.5}])).mark_rule(color=QUIET, strokeDash=[2, 4]).encode(x=alt.X("half:Q", **x))
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.55).encode(x=alt.X("low:Q", **x), x2="high:Q")
     shape = alt.Shape("kind:N", title=None).scale(domain=kinds, range=KIND_SHAPES[: len(kinds)])
-    return _spec(
+    return specification(
         half + bars + base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("value:Q", **x), shape=shape), 24 * len(known)
     )
 
@@ -57,7 +57,7 @@ def missing(rows: Sequence[Mapping[str, Any]], named: Sequence[str]) -> dict[str
         {
             "model": row["model"],
             "modalities": row["modalities"],
-            "roc_auc": _short(row["roc_auc"]),
+            "roc_auc": short(row["roc_auc"]),
             "at": round(row["present"] + spread[row["model"]], 3),
         }
         for row in known
@@ -65,7 +65,7 @@ def missing(rows: Sequence[Mapping[str, Any]], named: Sequence[str]) -> dict[str
     at_each: dict[tuple[str, int], list[float]] = {}
     for row in known:
         at_each.setdefault((row["model"], row["present"]), []).append(row["roc_auc"])
-    means = [{"model": model, "at": round(present + spread[model], 3), "mean": _mean(areas)} for (model, present), areas in at_each.items()]
+    means = [{"model": model, "at": round(present + spread[model], 3), "mean": mean_of(areas)} for (model, present), areas in at_each.items()]
     most = max((row["present"] for row in known), default=1)
     x = (
         alt.X("at:Q", title="modalities present")
@@ -77,16 +77,16 @@ def missing(rows: Sequence[Mapping[str, Any]], named: Sequence[str]) -> dict[str
     legend = color.legend(orient="top", columns=2, labelLimit=170)
     shape = alt.Shape("model:N", title=None).scale(domain=list(named), range=SHAPES[: len(named)])
     tooltip = ["model:N", "modalities:N", alt.Tooltip("roc_auc:Q", format=".3f")]
-    points = alt.Chart(_rows(dots)).mark_point(filled=True, size=26, opacity=0.45).encode(
+    points = alt.Chart(values_of(dots)).mark_point(filled=True, size=26, opacity=0.45).encode(
         x=x, y=alt.Y("roc_auc:Q", title="ROC AUC", **y), color=legend, shape=shape, tooltip=tooltip
     )  # fmt: skip
     dash = alt.StrokeDash("model:N", title=None).scale(domain=list(named), range=DASHES[: len(named)])
     lines = (
-        alt.Chart(_rows(means))
+        alt.Chart(values_of(means))
         .mark_line(strokeWidth=2.4)
         .encode(x=x, y=alt.Y("mean:Q", title="ROC AUC", **y), color=legend, strokeDash=dash)
     )
-    return _spec(points + lines, 300)
+    return specification(points + lines, 300)
 
 
 def subsets(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def subsets(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> dic
     ]
     figures = ("roc_auc", "low", "high")
     bars = [
-        {"place": place, "modalities": row["modalities"], **{name: None if row[name] is None else _short(row[name]) for name in figures}}
+        {"place": place, "modalities": row["modalities"], **{name: None if row[name] is None else short(row[name]) for name in figures}}
         for place, row in enumerate(ranked)
     ]
     ticks = [value / 10 for value in range(10) if value / 10 >= floor] + [1.0]
@@ -118,14 +118,14 @@ def subsets(rows: Sequence[Mapping[str, Any]], modalities: Sequence[str]) -> dic
     y = {"title": None, "axis": axis, "scale": alt.Scale(domain=[floor - step * (len(modalities) + 0.7), 1.005], nice=False)}
     x = alt.X("place:Q", axis=None).scale(domain=[-0.7, len(ranked) - 0.3], nice=False)
     tooltip = ["modalities:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in figures)]
-    above = alt.Chart(_rows(bars)).encode(x=x, tooltip=tooltip)
+    above = alt.Chart(values_of(bars)).encode(x=x, tooltip=tooltip)
     rules = above.mark_rule(strokeWidth=2, opacity=0.5, color=NORMAL).encode(y=alt.Y("low:Q", **y), y2="high:Q")
     points = above.mark_point(filled=True, size=34, opacity=1, color=NORMAL).encode(y=alt.Y("roc_auc:Q", **y))
     fill = alt.condition("datum.given", alt.value(NORMAL), alt.value("transparent"))
-    dots = alt.Chart(_rows(given)).mark_point(size=32, strokeWidth=1, stroke=QUIET, opacity=0.9)
+    dots = alt.Chart(values_of(given)).mark_point(size=32, strokeWidth=1, stroke=QUIET, opacity=0.9)
     below = dots.encode(x=x, y=alt.Y("y:Q", **y), fill=fill)
-    grid = alt.Chart(_rows([{"at": value} for value in ticks])).mark_rule(color=QUIET, opacity=0.25).encode(y=alt.Y("at:Q", **y))
-    return _spec(grid + rules + points + below, 330)
+    grid = alt.Chart(values_of([{"at": value} for value in ticks])).mark_rule(color=QUIET, opacity=0.25).encode(y=alt.Y("at:Q", **y))
+    return specification(grid + rules + points + below, 330)
 
 
 def by_fault(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[str, Any]:
@@ -138,26 +138,26 @@ def by_fault(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[
     known = [
         {
             "model": cell["model"],
-            "fault": _words(cell["fault"]),
-            "roc_auc": _short(cell["roc_auc"]),
+            "fault": words(cell["fault"]),
+            "roc_auc": short(cell["roc_auc"]),
             "percent": round(100 * cell["roc_auc"]),
             "records": int(cell["records"]),
         }
         for cell in cells
         if cell["roc_auc"] is not None
     ]
-    means = {fault: _mean(cell["roc_auc"] for cell in known if cell["fault"] == fault) for fault in {cell["fault"] for cell in known}}
+    means = {fault: mean_of(cell["roc_auc"] for cell in known if cell["fault"] == fault) for fault in {cell["fault"] for cell in known}}
     hardest = sorted(means, key=lambda fault: (means[fault], fault))
     x = alt.X("fault:N", title=None, sort=hardest).axis(orient="top", labelAngle=-45, labelLimit=110, domain=False, ticks=False)
     y = alt.Y("model:N", title=None, sort=list(models)).axis(labelLimit=150, domain=False, ticks=False)
-    base = alt.Chart(_rows(known)).encode(x=x, y=y)
+    base = alt.Chart(values_of(known)).encode(x=x, y=y)
     color = alt.Color("roc_auc:Q", title="ROC AUC").scale(domain=[0.5, 1], clamp=True, scheme="blues")
     color = color.legend(orient="bottom", format=".1f", gradientLength=140, tickCount=3)
     boxes = base.mark_rect(cornerRadius=2).encode(
         color=color, tooltip=["model:N", "fault:N", alt.Tooltip("roc_auc:Q", format=".3f"), "records:Q"]
     )
     ink = alt.condition("datum.roc_auc > 0.78", alt.value("#ffffff"), alt.value("#1d2429"))
-    return _spec(boxes + base.mark_text(fontSize=10).encode(text="percent:Q", color=ink), 22 * len(models))
+    return specification(boxes + base.mark_text(fontSize=10).encode(text="percent:Q", color=ink), 22 * len(models))
 
 
 def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -172,13 +172,13 @@ def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str
     rows = [{"which": which, **bin} for which, bins in zip(names, (before, after), strict=True) for bin in bins]
     unit = {"domain": [0, 1]}
     diagonal = (
-        alt.Chart(_rows([{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
+        alt.Chart(values_of([{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
         .mark_line(color=QUIET, strokeDash=[2, 4], strokeWidth=1)
         .encode(x="x:Q", y="y:Q")
     )
     hue = alt.Color("which:N", title=None).scale(domain=names, range=[QUIET, NORMAL]).legend(orient="top")
     shape = alt.Shape("which:N", title=None).scale(domain=names, range=["diamond", "circle"])
-    base = alt.Chart(_rows(rows)).encode(
+    base = alt.Chart(values_of(rows)).encode(
         x=alt.X("predicted:Q", title="probability given").scale(**unit).axis(tickCount=5),
         y=alt.Y("observed:Q", title="share anomalous").scale(**unit).axis(tickCount=5),
         color=hue, tooltip=["which:N", alt.Tooltip("predicted:Q", format=".2f"), alt.Tooltip("observed:Q", format=".2f"), "records:Q"],
@@ -186,7 +186,7 @@ def reliability(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str
     dash = alt.StrokeDash("which:N", title=None).scale(domain=names, range=[[3, 3], [1, 0]])
     lines = base.mark_line(strokeWidth=1.6).encode(strokeDash=dash, order="predicted:Q")
     sizes = alt.Size("records:Q", legend=None).scale(range=[30, 180])
-    return _spec(diagonal + lines + base.mark_point(filled=True, opacity=0.9).encode(shape=shape, size=sizes), 260)
+    return specification(diagonal + lines + base.mark_point(filled=True, opacity=0.9).encode(shape=shape, size=sizes), 260)
 
 
 def contribution(values: Mapping[str, float | None]) -> dict[str, Any]:
@@ -197,23 +197,23 @@ def contribution(values: Mapping[str, float | None]) -> dict[str, Any]:
     rows = [
         {
             "modality": name,
-            "value": _short(value or 0.0),
+            "value": short(value or 0.0),
             "none": 0,
             "side": "normal" if (value or 0.0) < 0 else "anomalous",
             "said": "missing" if value is None else f"{value:+.2f}",
         }
         for name, value in values.items()
     ]
-    base = alt.Chart(_rows(rows)).encode(
+    base = alt.Chart(values_of(rows)).encode(
         y=alt.Y("modality:N", title=None, sort=list(values)).axis(domain=False, ticks=False, labelLimit=80)
     )
     x = alt.X("value:Q", title="added to the logit").scale(domain=[-1.45 * widest, 1.45 * widest], nice=False).axis(tickCount=5, grid=False)
     color = alt.Color("side:N", legend=None).scale(domain=["normal", "anomalous"], range=[NORMAL, ANOMALY])
     bars = base.mark_bar(height=13, cornerRadius=2).encode(x=x, x2="none:Q", color=color)
-    zero = alt.Chart(_rows([{"at": 0}])).mark_rule(color=QUIET).encode(x="at:Q")
+    zero = alt.Chart(values_of([{"at": 0}])).mark_rule(color=QUIET).encode(x="at:Q")
     right = base.transform_filter("datum.value >= 0").mark_text(align="left", dx=5, fontSize=11, color=QUIET)
     left = base.transform_filter("datum.value < 0").mark_text(align="right", dx=-5, fontSize=11, color=QUIET)
-    return _spec(bars + zero + right.encode(x=x, text="said:N") + left.encode(x=x, text="said:N"), 24 * len(rows))
+    return specification(bars + zero + right.encode(x=x, text="said:N") + left.encode(x=x, text="said:N"), 24 * len(rows))
 
 
 def spreads(values: Mapping[str, np.ndarray], anomalous: np.ndarray) -> dict[str, Any]:
@@ -229,20 +229,20 @@ def spreads(values: Mapping[str, np.ndarray], anomalous: np.ndarray) -> dict[str
         for kind, (_, chosen) in kinds.items():
             own = of[chosen & np.isfinite(of)]
             if len(own):
-                found = dict(zip(QUANTILES, map(_short, np.quantile(own, list(QUANTILES.values())))))
+                found = dict(zip(QUANTILES, map(short, np.quantile(own, list(QUANTILES.values())))))
                 rows.append({"modality": name, "kind": kind, **found, "records": len(own)})
     hue = alt.Color("kind:N", title=None).scale(domain=list(kinds), range=[color for color, _ in kinds.values()]).legend(orient="top")
     tooltip = ["modality:N", "kind:N", *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in QUANTILES), "records:Q"]
-    base = alt.Chart(_rows(rows)).encode(
+    base = alt.Chart(values_of(rows)).encode(
         y=alt.Y("modality:N", title=None, sort=list(values)).axis(labelLimit=80, grid=True, tickBand="extent", domain=False, ticks=False),
         yOffset=alt.YOffset("kind:N", sort=list(kinds)).scale(paddingOuter=0.4), color=hue, tooltip=tooltip,
     )  # fmt: skip
     x = alt.X("least:Q", title="added to the logit").axis(tickCount=5)
-    zero = alt.Chart(_rows([{"at": 0}])).mark_rule(color=QUIET, strokeDash=[2, 4]).encode(x="at:Q")
+    zero = alt.Chart(values_of([{"at": 0}])).mark_rule(color=QUIET, strokeDash=[2, 4]).encode(x="at:Q")
     shape = alt.Shape("kind:N", title=None).scale(domain=list(kinds), range=["circle", "diamond"])
     thin = base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(x=x, x2="most:Q")
     thick = base.mark_rule(strokeWidth=6, opacity=0.35).encode(x="low:Q", x2="high:Q")
-    return _spec(zero + thin + thick + base.mark_point(filled=True, size=48, opacity=1).encode(x="middle:Q", shape=shape), 38 * len(values))
+    return specification(zero + thin + thick + base.mark_point(filled=True, size=48, opacity=1).encode(x="middle:Q", shape=shape), 38 * len(values))
 
 
 def experts(usage: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -251,10 +251,10 @@ def experts(usage: Sequence[Sequence[float]]) -> dict[str, Any]:
 
     even = 1 / len(usage[0])
     rows = [
-        {"layer": f"layer {layer + 1}", "expert": str(number + 1), "share": _short(share), "percent": round(100 * share)}
+        {"layer": f"layer {layer + 1}", "expert": str(number + 1), "share": short(share), "percent": round(100 * share)}
         for layer, shares in enumerate(usage) for number, share in enumerate(shares)
     ]  # fmt: skip
-    base = alt.Chart(_rows(rows)).encode(
+    base = alt.Chart(values_of(rows)).encode(
         x=alt.X("expert:N", title="expert").axis(labelAngle=0, domain=False, ticks=False),
         y=alt.Y("layer:N", title=None).axis(domain=False, ticks=False),
     )
@@ -263,7 +263,7 @@ def experts(usage: Sequence[Sequence[float]]) -> dict[str, Any]:
     )
     boxes = base.mark_rect(cornerRadius=3).encode(color=color, tooltip=["layer:N", "expert:N", alt.Tooltip("share:Q", format=".1%")])
     ink = alt.condition(f"datum.share > {1.6 * even}", alt.value("#ffffff"), alt.value("#1d2429"))
-    return _spec(
+    return specification(
         boxes + base.transform_calculate(said="datum.percent + ' %'").mark_text(fontSize=11).encode(text="said:N", color=ink),
         40 * len(usage) + 20,
     )
@@ -275,7 +275,7 @@ def _merged(bins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for part in parts:
         records = [bins[place]["records"] for place in part]
-        means = {name: _short(np.average([bins[place][name] for place in part], weights=records)) for name in ("predicted", "observed")}
+        means = {name: short(np.average([bins[place][name] for place in part], weights=records)) for name in ("predicted", "observed")}
         found.append(means | {"records": int(sum(records))})
     return found
 
@@ -285,26 +285,26 @@ def _floor(values: Iterable[float | None]) -> float:
     return min(0.5, int(10 * min((value for value in values if value is not None), default=0.5)) / 10)
 
 
-def _mean(values: Iterable[float]) -> float:
-    return _short(float(np.mean(list(values))))
+def mean_of(values: Iterable[float]) -> float:
+    return short(float(np.mean(list(values))))
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """Four significant digits: what a picture can show."""
     return float(f"{value:.4g}")
 
 
-def _rows(rows: Iterable[Mapping[str, Any]]) -> Any:
+def values_of(rows: Iterable[Mapping[str, Any]]) -> Any:
     import altair as alt
 
     return alt.Data(values=list(rows))
 
 
-def _spec(chart: Any, height: int) -> dict[str, Any]:
+def specification(chart: Any, height: int) -> dict[str, Any]:
     """As wide as the page lets it be."""
     import altair as alt
 

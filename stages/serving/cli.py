@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from stages import errors, params
-from stages.serving import embed, main_multi, plots, records, search
+from stages.serving import embed, main_multi, plots, records, search, weld
 from stages.serving.terminal import as_text, show
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ app.add_typer(weights, name="weights")
 app.add_typer(plots.app, name="plots")
 app.add_typer(search.app, name="search")
 app.add_typer(records.app, name="records")
+app.add_typer(weld.app, name="weld")
 app.command("main-multi")(main_multi.main_multi)
 app.command("extract")(embed.extract)
 

@@ -173,7 +173,10 @@ def _records(settings: Params) -> Iterator[Finding]:
     """Where params.yaml has records of raw media: what reads the media, then the weights of their encoders, without which models lack a modality."""
     from importlib import metadata
 
+    from stages.encoders.media import FACTS
+
     used = {extract.encoder for extract in settings.records.extracts.values() if extract.modality != STORED} if settings.records else set()
+    used -= {name for name in used if name in settings.records.encoders and settings.records.encoders[name].kind == FACTS}
     if not used:
         return
     here = {name: next((one.version for one in metadata.distributions(name=name)), None) for name in MEDIA_PACKAGES}

@@ -47,6 +47,10 @@ RECORD_COLUMNS = {
     "balanced_accuracy": "balanced accuracy",
     "false_alarm_rate": "false-alarm rate",
     "fnr_at_fpr_05": "missed at 5 % false alarms",
+    "accuracy": "accuracy by class",
+    "macro_f1": "macro F1",
+    "knn_accuracy": "accuracy of neighbours",
+    "knn_macro_f1": "macro F1 of neighbours",
     "ece": "ECE",
     "ece_before": "ECE before temperature",
     "brier": "Brier",
@@ -75,7 +79,7 @@ TASKS = {
     ),
     "records": Task(
         "roc_auc", RECORD_COLUMNS, ("roc_auc", "missing_auc"), ("roc_auc", "pr_auc", "missing_auc", "f1"), 300, "record",
-        ("roc_auc", "pr_auc", "missing_auc", "f1", "false_alarm_rate", "fnr_at_fpr_05", "ece"),
+        ("roc_auc", "pr_auc", "missing_auc", "macro_f1", "f1", "false_alarm_rate", "fnr_at_fpr_05", "ece"),
     ),
 }  # fmt: skip
 
@@ -168,9 +172,10 @@ def _table(result: dict[str, Any]) -> str:
 
 def _with_ties(rows: list[Row], project: Path) -> list[Row]:
     """The rows with `tied` and `candidate` filled in, as far as predictions and manifest are here."""
-    single = next((row for row in rows if row.rank and not row.members), None)
-    if single is None:
+    alone = [row for row in rows if row.rank and not row.members]
+    if not alone:
         return rows
+    single = next((row for row in alone if row.kind != "control"), alone[0])  # a control that does best is a finding, and no model to take
     best = next(row for row in rows if row.rank)
     if single.task != "image":
         return [_tied_by_draws(row, single) for row in rows]

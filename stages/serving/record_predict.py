@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages import engine, errors, io
 from stages.datasets.record_adapters import STORED
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from stages.encoders.media.encoder import TokenEncoder
     from stages.fusion.detector import RecordDetector
+    from stages.fusion.occlusion import Span
 
 SUFFIX = ".pt"
 
@@ -46,6 +47,10 @@ class RecordVerdict(NamedTuple):
     )  # by modality that is present; they sum to the score less that of a record of which nothing is known
     nothing_known: float | None  # that score
     warnings: list[str]
+    decision: str | None = None  # "accept", "reject" or "review", of a model that tells kinds of fault where held-out records gave a rule
+    told: str | None = None  # "normal" or the kind of fault
+    faults: list[tuple[str, float]] | None = None  # the likeliest kinds, with their shares if there is a fault
+    suspected: str | None = None  # when and by which modality
 
 
 def is_record(path: Path) -> bool:
@@ -158,7 +163,31 @@ def _judged(
         contributions=_contributions(detector, records, present, nothing_known),
         nothing_known=nothing_known,
         warnings=[],
-    )
+    )._replace(**_told(model, detector, records, temperature))
+
+
+def _told(model: RecordModel, detector: RecordDetector, records: Records, temperature: float | None) -> dict[str, Any]:
+    """The fields of a verdict that a model has which tells kinds of fault."""
+    from stages.fusion.classifying import tells
+    from stages.fusion.occlusion import spans
+    from stages.metrics.calibration import probability
+    from stages.serving.class_verdict import rule_of, verdict
+
+    if not tells(detector):
+        return {}
+    score = float(detector.score(records)[0])
+    chance = None if not detector.supervised else float(probability(score, temperature or 1.0))
+    found = verdict(detector.classify(records).logits[0].tolist(), detector.classes, chance, rule_of(model.results)[0])
+    span = next(iter(spans(detector, records)), None)
+    return {"decision": found.decision, "told": found.told, "faults": found.ranking, "suspected": _moment(model, span) if span else None}
+
+
+def _moment(model: RecordModel, span: Span) -> str:
+    path = model.project / "features" / model.dataset / span.modality / "records.json"
+    entry = io.read_json(path).get("entry", {}) if path.is_file() else {}
+    if entry.get("onset") and entry.get("clock_s"):
+        return f"{span.start * entry['clock_s']:.1f} to {span.end * entry['clock_s']:.1f} s from the arc, by {span.modality}"
+    return f"{100 * span.start:.0f} to {100 * span.end:.0f} % of the record, by {span.modality}"
 
 
 def _contributions(detector: RecordDetector, records: Records, present: Sequence[str], nothing_known: float) -> dict[str, float] | None:
@@ -191,7 +220,7 @@ def _only_at(ragged: Ragged, places: Sequence[int]) -> Ragged:
 
 
 def _unreadable(model: RecordModel, shown: str, error: Exception) -> RecordVerdict:
-    nothing = dict.fromkeys(RecordVerdict._fields)
+    nothing: dict[str, Any] = dict.fromkeys(RecordVerdict._fields)
     about = {"record": shown, "dataset": model.dataset, "model": model.name, "normal_records": 0, "present": [], "missing": []}
     return RecordVerdict(**nothing | about | {"verdict": UNREADABLE, "warnings": [str(error)]})
 
@@ -221,4 +250,9 @@ def render(verdict: RecordVerdict) -> str:
     if verdict.contributions is not None:
         said = ", ".join(f"{name} {value:+.3g}" for name, value in sorted(verdict.contributions.items(), key=lambda one: -abs(one[1])))
         lines.append(f"  {said}: what each added to {verdict.nothing_known:.3g}, the score of a record of which nothing is known")
+    if verdict.told is not None:
+        faults = ", ".join(f"{name.replace('_', ' ')} {share:.2f}" for name, share in verdict.faults or ())
+        lines.append(f"  {verdict.decision or 'no rule to accept or reject by'}; told: {verdict.told.replace('_', ' ')}; if faulty: {faults}")
+    if verdict.suspected is not None:
+        lines.append(f"  what looks anomalous is most of all at {verdict.suspected}")
     return "\n".join([*lines, *([f"  missing: {', '.join(verdict.missing)}"] if verdict.missing else [])])

@@ -6,7 +6,6 @@ gave it.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,17 @@ from stages.datasets.images import UnreadableImage, read_image
 from stages.datasets.samples import root_of
 from stages.params import Params
 from stages.plots import page, record_charts
+from stages.serving.class_summary import class_section
+from stages.serving.class_verdict import first_told
 from stages.serving.leaderboard import Row, cell, columns
+from stages.serving.record_tables import DEEP, MID, has_classes, read_csv
 from stages.serving.record_thresholds import first_threshold
+from stages.serving.record_timeline import pictures, timeline
 from stages.serving.verdict import recommended, why
 
-COMPARED = (
-    "perceiver-moe",
-    "no-modality-dropout",
-    "concat-mlp",
-)  # in the curve of missing modalities, beside the best, where they are there
-CASES = 2  # of the worst misses, and as many of the worst false alarms
+COMPARED = (DEEP, MID, "perceiver-moe", "no-modality-dropout", "concat-mlp")  # in the curve of missing modalities, beside the best, where they are there
+MOST_COMPARED = 5
+CASES, WELDS = 2, 10  # of the worst misses, and as many of the worst false alarms; where there are classes, with a timeline each
 PICTURE = 256  # pixels of a side
 
 
@@ -36,8 +36,12 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
     dataset, best = rows[0].dataset, recommended(rows)
     about = io.read_json(Path("data", dataset, "dataset.json"))
     judged = [row for row in rows if row.refused is None]
-    cases, experts = _cases(dataset, best) if best else [], _experts(judged)
+    classes = class_section(dataset, rows, best, result) if has_classes(result) else None
+    cases, experts = _cases(dataset, best, *((WELDS, CASES) if classes else (CASES,))) if best else [], _experts(judged)
     drawn = _comparison(judged, best, result[best.model]["modalities"] if best else []) | (_detail(best) if best else {})
+    if classes:
+        drawn |= classes.pop("charts")
+        _add_timelines(dataset, best, cases)
     return {
         "task": "records",
         "unit": "record",
@@ -53,6 +57,7 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
         | {f"case:{place}": case.pop("chart") for place, case in enumerate(cases)},
         "cases": cases,
         "experts": experts,
+        "classes": classes,
         "temperature": _temperature(best) if best else None,
         "curves": {},
         "detail": [],
@@ -64,7 +69,7 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
 def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
     if best is None:
         return {"headline": "No model could be judged; the table says why.", "why": [], "tiles": []}
-    said = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}.", *why(best, judged, "record")]
+    said = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}.", *why(best, [row for row in judged if row.kind != "control"], "record")]
     if presence := next((row for row in judged if row.model == "presence"), None):
         said.append(f"Which modalities are there tells by itself {cell(presence.metrics['roc_auc'])}.")
     tiles = []
@@ -82,11 +87,12 @@ def _comparison(judged: Sequence[Row], best: Row | None, modalities: Sequence[st
     """All models side by side: interval, modalities missing, faults."""
     known = [{"model": row.model, "kind": row.kind, "low": None, "high": None, **row.metrics["roc_auc"]} for row in judged]
     drawn: dict[str, Any] = {"quality": record_charts.ranking(known)} if any(one["value"] is not None for one in known) else {}
-    faults = [{"model": row.model, **one} for row in judged for one in _table(row.folder / "faults.csv")]
+    faults = [{"model": row.model, **one} for row in judged for one in read_csv(row.folder / "faults.csv")]
     if len({one["fault"] for one in faults if one["roc_auc"] is not None}) > 1:
         drawn["faults"] = record_charts.by_fault(faults, [row.model for row in judged])
     wanted = dict.fromkeys([best.model, *COMPARED] if best else COMPARED)
-    named = {row.model: rows for model in wanted for row in judged if row.model == model and (rows := _table(row.folder / "subsets.csv"))}
+    named = {row.model: rows for model in wanted for row in judged if row.model == model and (rows := read_csv(row.folder / "subsets.csv"))}
+    named = dict([*named.items()][:MOST_COMPARED])
     points = [{"model": model, "present": one["modalities"].count("+") + 1, **one} for model, rows in named.items() for one in rows]
     if max((one["present"] for one in points), default=0) > 1:
         drawn["missing"] = record_charts.missing(points, list(named))
@@ -108,17 +114,20 @@ def _detail(best: Row) -> dict[str, Any]:
     return drawn
 
 
-def _cases(dataset: str, best: Row) -> list[dict[str, Any]]:
-    """The worst misses, then the worst false alarms, with what each modality added and a picture where there is one."""
+def _cases(dataset: str, best: Row, most: int, unsure: int = 0) -> list[dict[str, Any]]:
+    """The worst misses, at most so many, as many of the worst false alarms, and `unsure` of the faults that were found, nearest to the threshold; each with
+    what each modality added and a picture where there is one.
+    """
     rows, threshold = _contributions(best), first_threshold(best.folder).value
     if threshold is None or not rows:
         return []
     media = {row["record_id"]: row for row in io.read_table(Path("data", dataset, "samples.parquet"))}
     root, names = root_of(Path("data", dataset, "dataset.json")), _modalities(rows)
-    missed = sorted((row for row in rows if row["label"] == 1 and row["score"] <= threshold), key=lambda row: row["score"])[:CASES]
-    alarms = sorted((row for row in rows if row["label"] == 0 and row["score"] > threshold), key=lambda row: -row["score"])[:CASES]
-    cases = []
-    for outcome, row in [*(("missed", row) for row in missed), *(("false alarm", row) for row in alarms)]:
+    missed = sorted((row for row in rows if row["label"] == 1 and row["score"] <= threshold), key=lambda row: row["score"])[:most]
+    alarms = sorted((row for row in rows if row["label"] == 0 and row["score"] > threshold), key=lambda row: -row["score"])[:most]
+    found = sorted((row for row in rows if row["label"] == 1 and row["score"] > threshold), key=lambda row: row["score"])[:unsure]
+    cases, outcomes = [], {"missed": missed, "false alarm": alarms, "found, but barely": found}
+    for outcome, row in ((outcome, row) for outcome, own in outcomes.items() for row in own):
         own = media[row["record_id"]]
         added = {name: None if own.get(f"{name}_path", "") is None else row[name] for name in names}
         cases.append({
@@ -129,6 +138,8 @@ def _cases(dataset: str, best: Row) -> list[dict[str, Any]]:
             "sum": sum(value or 0.0 for value in added.values()),
             "picture": _picture(root, own.get("image_path")),
             "chart": record_charts.contribution(added),
+            "timeline": None,
+            "told": None,
         })  # fmt: skip
     return cases
 
@@ -138,9 +149,23 @@ def _picture(root: Path, path: str | None) -> str | None:
     if not path:
         return None
     try:
-        return page.thumbnail(read_image(root / path), PICTURE)
-    except (UnreadableImage, OSError):
+        return page.thumbnail(read_image(pictures(root / path)[0]), PICTURE)
+    except (UnreadableImage, OSError, IndexError):
         return None
+
+
+def _add_timelines(dataset: str, best: Row | None, cases: list[dict[str, Any]]) -> None:
+    """What was told of each case, its verdict, and its media on one clock."""
+    if best is None or not cases:
+        return
+    root = root_of(Path("data", dataset, "dataset.json"))
+    media = {row["record_id"]: row for row in io.read_table(Path("data", dataset, "samples.parquet"))}
+    spans = {row["record_id"]: row for row in _rows(best, "spans.parquet")}
+    told = first_told(best.folder)
+    for case in cases:
+        name = case["record_id"]
+        case["timeline"] = timeline(root, media[name], spans.get(name))
+        case["told"] = told.get(name)
 
 
 def _experts(judged: Sequence[Row]) -> dict[str, Any]:
@@ -179,26 +204,16 @@ def _stored(row: Row, name: str) -> dict[str, Any] | None:
 
 
 def _contributions(row: Row) -> list[dict[str, Any]]:
-    path = row.folder / "contributions.parquet"
+    return _rows(row, "contributions.parquet")
+
+
+def _rows(row: Row, name: str) -> list[dict[str, Any]]:
+    path = row.folder / name
     return io.read_table(path) if path.is_file() else []
 
 
 def _modalities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in rows[0] if name not in ("record_id", "label", "score", "seed")]
-
-
-def _table(path: Path) -> list[dict[str, Any]]:
-    """A CSV as evaluate wrote it: numbers are numbers, empty cells None."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(name: str, text: str) -> Any:
-    if name in ("fault", "modalities"):
-        return text
-    return float(text) if text else None
 
 
 def _data(dataset: str, about: Mapping[str, Any]) -> dict[str, Any]:

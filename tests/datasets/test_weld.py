@@ -49,11 +49,12 @@ def in_slot(slot: int, level: float = 4.0) -> list[float]:
     return [level if at == slot else 0.0 for at in range(SLOTS)]
 
 
-def test_the_likelihood_ratio_is_that_of_the_densities_it_was_drawn_from():
+@pytest.mark.parametrize("visibility", ["complementary", "coincidence"])
+def test_the_likelihood_ratio_is_that_of_the_densities_it_was_drawn_from(visibility):
     """Against normal densities multiplied out: every slot and grade of a defect, every decoy and every echo that there might be."""
     from scipy.special import logsumexp
 
-    chosen = evidence.preset("complementary")
+    chosen = evidence.preset(visibility)
     kinds = ["warping", "crater_cracks", "spatter"]
     drawn = evidence.draw_evidence(np.array([DEFECTS.index("warping"), GOOD]), chosen, np.random.default_rng(3))
     ratios = evidence.log_ratios(drawn.x, chosen)
@@ -68,6 +69,8 @@ def test_the_likelihood_ratio_is_that_of_the_densities_it_was_drawn_from():
 
     def as_good(at: int, subset) -> float:
         alone = sum(log_density(drawn.x[name][at], 0, name) for name in subset)
+        if not chosen.echoes:
+            return alone
         echoes = []
         for kind in evidence.ECHOED:
             for grade in GRADES:
@@ -144,14 +147,14 @@ def test_two_defects_differ_by_nothing_but_whether_two_traces_coincide():
 
 def test_when_something_is_to_be_seen_counts_and_not_only_that_it_is():
     """Good welds that are echoes of defects with a trace in all of three media: the media tell them from those defects together, and none does alone."""
-    chosen = evidence.preset("complementary")._replace(decoys=dict.fromkeys(MEDIA, 0.0))
-    defect = np.where(np.arange(6000) % 2, DEFECTS.index("spatter"), GOOD)
+    chosen = evidence.preset("coincidence")
+    defect = np.where(np.arange(3000) % 2, DEFECTS.index("spatter"), GOOD)
     drawn = evidence.draw_evidence(defect, chosen._replace(echoes=1.0), np.random.default_rng(0))
     kept = (defect != GOOD) | (drawn.echo == DEFECTS.index("spatter"))
     ratios = evidence.log_ratios({name: x[kept] for name, x in drawn.x.items()}, chosen)
     label = (defect[kept] != GOOD).astype(int)
     score = {subset: evidence.auroc(ratio[:, DEFECTS.index("spatter")], label) for subset, ratio in ratios.items()}
-    assert score[MEDIA] > 0.95 and all(abs(score[name,] - 0.5) < 0.06 for name in ("video", "image", "audio"))
+    assert score[MEDIA] > 0.95 and all(abs(score[name,] - 0.5) < 0.08 for name in ("video", "image", "audio"))
 
 
 def test_a_weld_without_a_medium_is_judged_by_the_others():

@@ -14,9 +14,22 @@ from stages.training import Run
 from stages.types import NotFitted, Refusal
 from tests.fusion.synthetic import WIDTHS, records
 
+DEEP = {
+    "encoding": {"width": 16, "heads": 2, "sensor_layers": 1, "sensor_ffn": 32},
+    "features": 16,
+    "learning": {"steps": 12, "learning_rate": 1e-2, "classes_per_batch": 4, "per_class": 6},
+}
 SMALL = {  # options that make a fit take a fraction of a second
     "classical.concat_mlp": {"hidden": 16, "epochs": 8, "learning_rate": 1e-2, "modality_dropout": 0.2},
+    "classical.forest": {"trees": 25},
     "classical.unimodal": {"modality": "image"},
+    "deep.cross_attention": DEEP | {"queries": 2, "layers": 1, "heads": 2, "ffn": 32},
+    "deep.gated": DEEP,
+    "deep.late": DEEP,
+    "deep.mid": DEEP,
+    "deep.paper_baseline": {"audio": "series", "video": "text", "audio_width": 16, "audio_code": 3, "video_widths": [16, 4], "dropout": 0.1, "steps": 40},
+    "deep.process_to_result": {"process": ["text"], "hidden": 16, "steps": 30, "learning_rate": 0.003},
+    "deep.unimodal": DEEP | {"modality": "image"},
     "perceiver_moe": {
         "width": 16,
         "latents": 4,

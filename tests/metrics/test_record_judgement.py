@@ -184,7 +184,7 @@ def test_a_resampled_auroc_equals_that_of_the_drawn_records():
     from stages.metrics import record_judgement
 
     test = seen(0, seeds=1)
-    scene = record_judgement._scene(test.label == 1, test.group, 1, RULE)
+    scene = record_judgement.scene_of(test.label == 1, test.group, 1, RULE)
     drawn = judge_records(test, seen(1, seeds=1), RULE, True, NOTHING).draws["roc_auc"].samples
     for place in (0, 7):
         which = np.repeat(np.arange(120), scene.weight[1 + place].astype(int))

@@ -129,10 +129,10 @@ def test_a_whole_lock_is_fine(project, root):
 
 def test_what_reads_media_of_records_is_a_line_of_its_own_and_absent_weights_are_a_note(project):
     found = examined()
-    assert found["media"].ok and "torchaudio" in found["media"].found and found["media weights"].found.startswith("3/3 ")
+    assert found["media"].ok and "torchaudio" in found["media"].found and found["media weights"].found.startswith("5/5 ")
     edit("      kind: sentences\n", "      kind: sentences\n      weights: gone-model\n")
     weights = examined()["media weights"]
-    assert not weights.ok and not weights.matters and weights.found.startswith("2/3 ") and "E101 gone-model" in weights.mend
+    assert not weights.ok and not weights.matters and weights.found.startswith("4/5 ") and "E101 gone-model" in weights.mend
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def test_a_data_set_stands_for_all_its_runs_and_nothing_runs_twice(root):
     assert verbs.jobs(settings, "evaluate", ["parts-padim", "parts"], False) == ["parts-padim", *(run for run in of_parts if run != "parts-padim")]
     assert verbs.jobs(settings, "train", ["server"], False) == [name for name in settings.signals.runs if name.startswith("server-")]
     assert verbs.jobs(settings, "train", [], True) == [*settings.runs, *settings.signals.runs, *settings.records.runs]
-    assert verbs.jobs(settings, "bench", [], True) == ["solar", "parts", "server", "station"]
+    assert verbs.jobs(settings, "bench", [], True) == ["solar", "parts", "server", "station", "weld"]
     assert verbs.jobs(settings, "ensemble", [], True) == ["solar", "parts"]  # of images alone
 
 

@@ -2,9 +2,9 @@
 
 A weld is cut into SLOTS of its time. For each medium, slot and kind of trace there is one number x, standard normal where nothing happens. A
 defect happens in one slot, the same for all media that show it: it adds GRADES[g] * share to the x of its trace there. Two things make the
-slot matter. A medium may show a decoy, one trace in one slot of its own that belongs to no defect; and a good weld may be an echo of a defect: all the
-traces that the defect leaves, each in a slot of its own. So what a single medium shows is worth little until another one shows its counterpart at
-the same time. Besides, `lack_of_fusion` and `warping` have the same traces, which coincide in the one and lie apart in the other.
+slot matter. A medium may show a decoy, one trace in one slot of its own that belongs to no defect; so what a single medium shows is worth little until
+another one shows its counterpart. And `lack_of_fusion` and `warping` have the same traces, which coincide in the one and lie apart in the other. In the
+preset `coincidence` a good weld may be an echo of a defect besides: all the traces that the defect leaves, each in a slot of its own.
 
 Renderers see x and what has nothing to do with the class, never the class itself; so by the data-processing inequality no model of a subset of
 media can beat the likelihood ratio of its numbers, which sums over everything that is not known: class, grade, slots, decoys and echoes.
@@ -39,7 +39,7 @@ DEFECTS = ("excessive_convexity", "undercut", "lack_of_fusion", "porosity", "spa
            "excessive_penetration", "crater_cracks", "warping", "overlap")  # fmt: skip
 GOOD = -1  # the index of a weld that has none of them
 SLOTS = 8
-GRADES = (4.6, 5.6, 6.6)  # in deviations of a quiet slot, for a share of 1
+GRADES = (3.8, 5.2, 6.6)  # in deviations of a quiet slot, for a share of 1
 DECOY = 0.8  # the share of a decoy
 LAST = ("crater_cracks",)  # happen where the arc goes out
 ECHOED = tuple(name for name in DEFECTS if name not in ("lack_of_fusion", "warping"))  # whose traces, apart, are no defect
@@ -81,10 +81,11 @@ REDUNDANT: Signs = {  # every medium shows every defect
     "warping": {"video": ("wander", 1.0), "image": ("bulge", 1.0), "audio": ("flutter", 1.0), "series": ("gas", 1.0)},
     "overlap": {"video": ("wander", 1.0), "image": ("bulge", 1.0), "audio": ("flutter", 1.0), "series": ("feed", 1.0)},
 }
-DECOYS = {"video": 0.2, "image": 0.1, "audio": 0.2, "series": 0.2}
+DECOYS = {"video": 0.25, "image": 0.12, "audio": 0.25, "series": 0.25}
 ECHOES = 0.3
 PRESETS = {
-    "complementary": Preset(COMPLEMENTARY, DECOYS, ECHOES),
+    "complementary": Preset(COMPLEMENTARY, DECOYS),
+    "coincidence": Preset(COMPLEMENTARY, {"video": 0.2, "image": 0.1, "audio": 0.2, "series": 0.2}, ECHOES),
     "redundant": Preset(REDUNDANT, DECOYS),
     "photos": Preset({name: {"image": row["image"]} for name, row in REDUNDANT.items()}, DECOYS | {"image": 0.0}),
 }

@@ -5,11 +5,13 @@ Such a token is a control, not a sensor: a model that sees nothing else and does
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from stages.datasets.record_store import StoreWriter
 from stages.datasets.records import FACT, Record, Tokens
@@ -24,26 +26,35 @@ def pack(
     *,
     nominal: dict[str, tuple[float, float]] | None = None,
     levels: dict[str, list[str]] | None = None,
+    hashed: dict[str, Annotated[int, Field(ge=1)]] | None = None,
 ) -> int:
     """Write the store `folder`; returns how many records have all facts. rows: of the sample table.
 
     nominal: by number its centre and spread, an engineer's figures; a token holds (value - centre) / spread. levels: by name what it can be, which is one
-    column each; anything else is none of them. Raises ParamsError for a fact that the table has not.
+    column each; anything else is none of them. hashed: by name of what can be anything (a session) into how many columns; each value is one of them, and
+    two may share one. Raises ParamsError for a fact that the table has not.
     """
-    nominal, levels = nominal or {}, levels or {}
+    nominal, levels, hashed = nominal or {}, levels or {}, hashed or {}
+    names = (*nominal, *levels, *hashed)
     known = [name.removeprefix(FACT) for name in (rows[0] if rows else ()) if name.startswith(FACT)]
-    if unknown := [name for name in (*nominal, *levels) if name not in known]:
+    if unknown := [name for name in names if name not in known]:
         raise ParamsError(f"the records have no fact {unknown[0]!r}{nearest(unknown[0], known)}")
-    if not nominal and not levels:
+    if not names:
         raise ParamsError(f"the encoder of {modality} names no fact. Known: {', '.join(known)}")
-    writer, told = StoreWriter(folder, {modality: len(nominal) + sum(map(len, levels.values()))}), 0
+    writer, told = StoreWriter(folder, {modality: len(nominal) + sum(map(len, levels.values())) + sum(hashed.values())}), 0
     for row in rows:
-        if any(row[f"{FACT}{name}"] is None for name in (*nominal, *levels)):
+        if any(row[f"{FACT}{name}"] is None for name in names):
             continue
         values = [(float(row[f"{FACT}{name}"]) - centre) / spread for name, (centre, spread) in nominal.items()]
         values += [float(str(row[f"{FACT}{name}"]) == level) for name, own in levels.items() for level in own]
+        values += [float(column == bucket(row[f"{FACT}{name}"], size)) for name, size in hashed.items() for column in range(size)]
         token = Tokens(torch.tensor([values], dtype=torch.float32), torch.zeros(1))
         writer.add(Record(row["record_id"], {modality: token}, row["label"], row["group"], row["fault"], row["split"]))
         told += 1
     writer.close({**about, "weights": "none"})
     return told
+
+
+def bucket(value: Any, size: int) -> int:
+    """In 0..size - 1, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=8).digest(), "big") % size

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SAYS = (".json", ".txt", ".model", ".safetensors")  # endings of the files that decide what a network gives
+POINTER = b"version https://git-lfs"  # how a file begins that git-lfs has not fetched
 UNUSED = ("pooler", "masked_spec_embed")  # parts that checkpoints may lack and that no encoder here reads
 
 
@@ -51,12 +52,19 @@ def find(name: str, source: str, backbones: Path) -> Folder:
             f"E103 {place} has no weights as safetensors (others there: {kinds}); pickled ones could run code and are not read. On a machine "
             "that you trust with it: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
+    for path in place.glob("*.safetensors"):
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise WeightsAltered(
+                    f"E102 {path} is a pointer of git-lfs and not the weights: the folder was cloned without them. Run `git lfs pull` where it was cloned"
+                )
     return Folder(name, place, {**_identity(name, place), "licence": "not in the lock; see the model's page"})
 
 
 def load(folder: Folder, kind: str = "AutoModel", **given: Any) -> nn.Module:
     """The network, float32, frozen and in evaluation mode. kind: a class of transformers. Raises WeightsAltered where a tensor is missing."""
     import torch
+    from safetensors import SafetensorError
 
     try:
         factory = getattr(library(), kind)
@@ -69,7 +77,7 @@ def load(folder: Folder, kind: str = "AutoModel", **given: Any) -> nn.Module:
             output_loading_info=True,
             **given,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
         raise WeightsAltered(
             f"E102 {folder.path} holds no network that transformers can open: {_first_line(error)}. Copy it again"
         ) from error

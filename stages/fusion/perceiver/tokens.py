@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.datasets.records import Ragged, Records
+from stages.datasets.records import Ragged, Records, key
 
 BANDS = 8  # frequencies of the time code: 1, 2, 4, ... half turns over a record
 POSITIONS = 512  # later tokens share the last position
@@ -45,11 +45,6 @@ class Sequences(NamedTuple):
         """(R, D) values of the rows to (B, L, D), zeros where there is no token."""
         batch, length = self.mask.shape
         return values.new_zeros(batch * length, values.shape[1]).index_copy(0, self.slot, values).view(batch, length, -1)
-
-
-def key(modality: str) -> str:
-    """The name of a modality as part of a parameter's name, which may have no dots."""
-    return f"of_{modality.replace('.', '__')}"
 
 
 def subsampled(ragged: Ragged, most: int) -> Ragged:

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stages.datasets.records import Ragged
+from stages.datasets.records import Ragged, key
 from stages.fusion.perceiver.experts import Dense, Gate, Mixture, Routing, equal_hidden
-from stages.fusion.perceiver.tokens import Sequences, Tokeniser, key
+from stages.fusion.perceiver.tokens import Sequences, Tokeniser
 
 PRESENCE = 32  # P
 

@@ -81,5 +81,5 @@ def test_options_out_of_range_and_unknown_kinds_are_named(tmp_path):
 
 
 def test_every_file_that_defines_build_is_a_kind():
-    assert media.known() == ["arc_film", "arc_sound", "ast", "clip", "dinov2", "frames", "log_mel", "sensor_steps", "sentences", "views", "vjepa2",
-                             "wav2vec2", "windows", "yamnet"]  # fmt: skip
+    assert media.known() == ["arc_film", "arc_sound", "ast", "clip", "dinov2", "frames", "log_mel", "sensor_residual", "sensor_steps", "sentences", "views",
+                             "vjepa2", "wav2vec2", "windows", "yamnet"]  # fmt: skip

@@ -29,3 +29,12 @@ def test_numbers_are_scaled_by_the_engineers_figures_and_names_are_columns(tmp_p
 def test_a_fact_that_the_table_has_not_is_named(tmp_path, options, said):
     with pytest.raises(ParamsError, match=said):
         pack(ROWS, tmp_path, "setpoint", {}, **options)
+
+
+def test_what_can_be_anything_is_one_of_some_columns_the_same_for_the_same(tmp_path):
+    rows = [row | {"record_id": f"{number}", "fact_session": f"s{number // 2}"} for number, row in enumerate([ROWS[0]] * 40)]
+    assert pack(rows, tmp_path, "session", {}, hashed={"session": 64}) == 40
+    values = RecordStore(tmp_path).tokens([row["record_id"] for row in rows])["session"].values
+    assert values.shape == (40, 64) and (values.sum(1) == 1).all()
+    columns = values.argmax(1)
+    assert torch.equal(columns[::2], columns[1::2]) and len(columns.unique()) > 14

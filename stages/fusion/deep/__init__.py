@@ -1,0 +1,1 @@
+"""Networks over stored tokens that tell which fault a record shows; all learn with the same heads, losses and budget."""

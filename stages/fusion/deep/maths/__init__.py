@@ -1,0 +1,1 @@
+"""What the deep detectors are made of: tokens, fusion, heads, learning."""

@@ -1,0 +1,276 @@
+"""A fitted deep detector as one graph of tensors: padded tokens in, score, class logits and features out, for runtimes that know nothing of this code.
+
+The graph has three inputs for each modality, "<modality>.values" (B, L, D) float32, ".time" (B, L) float32 and ".mask" (B, L) bool; B is free, L is fixed: what
+a record that it was exported with has at most. Fewer tokens are padded and masked; of more, evenly spaced ones are read, as by the detector itself.
+
+Four parts of the network are written out first, as exporters make constants of the batch size in them, or variables of what is fixed: the Transformer
+layers of PyTorch, attention and its learnt queries, and the places where modalities stand in the sequence.
+
+B records, L tokens, D width, W common width, C classes, F features, M modalities.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.datasets.records import Ragged, Records, RecordSet, batches
+from stages.fusion.deep.maths.detector import DeepDetector, distance
+from stages.fusion.deep.maths.encoder import Encoded, Padded, SensorEncoder, TokenEncoder, padded
+from stages.fusion.deep.maths.fusion import Attention, Reader
+from stages.fusion.deep.maths.heads import log_odds
+from stages.types import NotFitted, Refusal
+
+OPSET = 18
+INPUTS = ("values", "time", "mask")
+OUTPUTS = ("score", "logits", "features")
+ABOUT = "assay"  # the entry of the graph's metadata
+
+
+class Transformer(nn.Module):
+    """What an nn.TransformerEncoder of pre-norm layers computes in evaluation mode."""
+
+    def __init__(self, written: nn.TransformerEncoder) -> None:
+        super().__init__()
+        self.layers, self.norm = nn.ModuleList(map(TransformerLayer, written.layers)), written.norm
+
+    def forward(self, tokens: Tensor, src_key_padding_mask: Tensor) -> Tensor:
+        """(B, L, W); the mask is True where there is no token."""
+        for layer in self.layers:
+            tokens = layer(tokens, ~src_key_padding_mask)
+        return self.norm(tokens)
+
+
+class TransformerLayer(nn.Module):
+    def __init__(self, written: nn.TransformerEncoderLayer) -> None:
+        super().__init__()
+        attention = written.self_attn
+        self.heads, self.written = attention.num_heads, written
+        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        normed = self.written.norm1(tokens)
+        read, _ = attended(self.query(normed), self.key(normed), self.value(normed), mask, self.heads)
+        tokens = tokens + self.written.self_attn.out_proj(read)
+        return tokens + self.written.linear2(F.gelu(self.written.linear1(self.written.norm2(tokens))))
+
+
+class Attending(nn.Module):
+    """What an Attention of fusion.py computes, keys and values token by token, so that every weight is a matrix."""
+
+    def __init__(self, written: Attention) -> None:
+        super().__init__()
+        self.heads, self.query, self.key, self.value, self.out = written.heads, written.query, written.key, written.value, written.out
+
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        read, weights = attended(self.query(queries), self.key(tokens), self.value(tokens), mask, self.heads)
+        return self.out(read), weights
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """query: (B, Q, W); key, value: (B, L, W); mask: (B, L) True = a token. Returns (B, Q, W) and the weights (B, heads, Q, L); no shape holds B."""
+    each, keys, values = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    scores = (each @ keys.transpose(2, 3)) * each.shape[3] ** -0.5
+    weights = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min).softmax(3)
+    return (weights @ values).transpose(1, 2).flatten(2), weights
+
+
+class Asking(nn.Module):
+    """A reader whose learnt queries are laid out for each record before it is asked."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self.reader = reader
+
+    def forward(self, tokens: Tensor, mask: Tensor, given: tuple[Tensor, Tensor] | None = None) -> Any:
+        if given is None:
+            queries = torch.where(mask[:, :1, None], self.reader.queries, self.reader.queries)  # (B, Q, F), by broadcasting alone
+            given = queries, queries[:, :, 0] == queries[:, :, 0]
+        return self.reader(tokens, mask, given)
+
+
+class Placed(nn.Module):
+    """A token encoder whose modalities stand where they stood for `example`."""
+
+    def __init__(self, encoder: TokenEncoder, example: Mapping[str, Padded]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        with torch.no_grad():
+            self.spans = encoder.eval()(example).spans
+
+    def forward(self, tokens: Mapping[str, Padded]) -> Encoded:
+        parts = zip(*(self.encoder.part(name, tokens[name]) for name in self.encoder.names), strict=True)
+        values, masks, present = parts
+        return Encoded(torch.cat(values, 1), torch.cat(masks, 1), torch.stack(present, 1), self.spans)
+
+
+class Scorer(nn.Module):
+    """The tensors of INPUTS for each modality, in the model's order, to those of OUTPUTS. The logits of a detector that tells no classes mean nothing."""
+
+    def __init__(self, detector: DeepDetector, lengths: Mapping[str, int]) -> None:
+        super().__init__()
+        if not isinstance(getattr(detector, "network", None), nn.Module):
+            raise NotFitted(f"{type(detector).__name__} has learnt nothing yet: fit or load it before it is exported")
+        if missing := sorted(set(detector.widths) - set(lengths)):
+            raise ValueError(f"lengths of {', '.join(missing)} are missing")
+        self.supervised, self.widths = detector.supervised, dict(detector.widths)
+        self.lengths = {name: int(lengths[name]) for name in self.widths}
+        self.network = _written_out(copy.deepcopy(detector.network).cpu()).requires_grad_(False)
+        self.network.encoder = Placed(self.network.encoder, self._by_modality(self.example(1)))
+        self.register_buffer("bank", detector.bank.detach().cpu().clone())
+        self.eval()
+
+    @property
+    def inputs(self) -> list[str]:
+        return [f"{name}.{part}" for name in self.widths for part in INPUTS]
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        reading = self.network(self._by_modality(tensors))
+        if self.supervised:
+            return log_odds(reading.logits), reading.logits, reading.unit
+        return distance(reading.unit, self.bank), reading.logits, reading.unit
+
+    def _by_modality(self, tensors: tuple[Tensor, ...]) -> dict[str, Padded]:
+        return {name: Padded(*tensors[3 * place : 3 * place + 3]) for place, name in enumerate(self.widths)}
+
+    def example(self, count: int = 2) -> tuple[Tensor, ...]:
+        """Records that lack nothing, all zeros."""
+        return tuple(
+            tensor
+            for name, width in self.widths.items()
+            for tensor in (
+                torch.zeros(count, self.lengths[name], width), torch.zeros(count, self.lengths[name]), torch.ones(count, self.lengths[name], dtype=torch.bool)
+            )
+        )  # fmt: skip
+
+
+def scorer(detector: nn.Module, lengths: Mapping[str, int]) -> Scorer:
+    """Raises Refusal for a detector that is no single network over padded tokens."""
+    own = [name for name, part in detector.named_children() if isinstance(part, nn.Module) and any(True for _ in part.parameters())]
+    if not isinstance(detector, DeepDetector) or own != ["network"] or _reads_otherwise(detector):
+        raise Refusal(
+            f"{type(detector).__name__} is not one network over padded tokens and has no form as a graph; cross-attention, mid-fusion and gated-fusion have"
+        )
+    return Scorer(detector, lengths)
+
+
+def lengths(detector: DeepDetector, *sets: RecordSet) -> dict[str, int]:
+    """The most tokens that a record of these sets has of each modality, at least 1, and no more than the network reads."""
+    most = dict.fromkeys(detector.widths, 1)
+    for records in sets:
+        for part in batches(records):
+            for name, ragged in detector.fitting(_known(part)).tokens.items() if part.present.any() else ():
+                most[name] = max(most[name], int(ragged.lengths.max()))
+    return {name: min(length, detector.encoding.most(name)) for name, length in most.items()}
+
+
+def feed(records: Records, widths: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The inputs of a graph for some records, in any order of modalities; a modality that they lack is masked. sizes: of each modality its L."""
+    found: dict[str, np.ndarray] = {}
+    for name, width in widths.items():
+        given = records.tokens.get(name)
+        if given is None or not len(given.values):
+            given = Ragged(torch.zeros(0, width), torch.zeros(0), torch.zeros(records.samples + 1, dtype=torch.int64))
+        part = padded(given, sizes[name])
+        short = sizes[name] - part.mask.shape[1]
+        whole = F.pad(part.values, (0, 0, 0, short)), F.pad(part.time, (0, short)), F.pad(part.mask, (0, short))
+        found |= {f"{name}.{kind}": tensor.numpy() for kind, tensor in zip(INPUTS, whole, strict=True)}
+    return found
+
+
+def program(made: Scorer) -> torch.export.ExportedProgram:
+    """The graph of torch.export, with a free batch size."""
+    free = torch.export.Dim("B", min=1, max=2**16)
+    with torch.no_grad():
+        return torch.export.export(made, made.example(), dynamic_shapes=(tuple({0: free} for _ in made.inputs),), strict=False)
+
+
+def exporter() -> str:
+    """"dynamo", from the graph of torch.export, where the package onnxscript is installed; else "tracing"."""  # fmt: skip
+    return "dynamo" if find_spec("onnxscript") else "tracing"
+
+
+def onnx_bytes(made: Scorer, about: Mapping[str, Any], kind: str | None = None) -> bytes:
+    """The graph as an ONNX file that carries `about` (JSON) in its metadata. kind: of `exporter`."""
+    import onnx
+
+    file = BytesIO()
+    with warnings.catch_warnings():
+        # The tracing exporter announces its retirement at each call, and tracing warns of sizes that are constant on purpose.
+        warnings.simplefilter("ignore")
+        if (kind or exporter()) == "dynamo":
+            made_of = program(made)
+            done = torch.onnx.export(made_of, dynamo=True, opset_version=OPSET, input_names=made.inputs, output_names=list(OUTPUTS), verbose=False)
+            model = done.model_proto
+        else:
+            free = {name: {0: "B"} for name in (*made.inputs, *OUTPUTS)}
+            torch.onnx.export(
+                made, made.example(), file, dynamo=False, opset_version=OPSET, input_names=made.inputs, output_names=list(OUTPUTS), dynamic_axes=free
+            )  # fmt: skip
+            model = onnx.load_from_string(file.getvalue())
+    return described(model, about)
+
+
+def described(model: Any, about: Mapping[str, Any]) -> bytes:
+    """An ONNX model with `about` as the one entry of its metadata."""
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = ABOUT, json.dumps(about, sort_keys=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def int8_bytes(exported: bytes, about: Mapping[str, Any]) -> bytes:
+    """The same graph with the weights of its matrix products as 8-bit integers, one scale a column; activations are rounded as they come."""
+    import logging
+    import tempfile
+    from pathlib import Path
+
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().disabled, before = True, logging.getLogger().disabled  # it advises a step that fixed shapes make needless
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "int8.onnx")
+            quantize_dynamic(onnx.load_from_string(exported), path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+            return described(onnx.load(path), about)
+    finally:
+        logging.getLogger().disabled = before
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0])
+    made.weight, made.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
+    return made
+
+
+def _written_out(network: nn.Module) -> nn.Module:
+    """The network with those parts replaced, in place."""
+    for module in list(network.modules()):
+        if isinstance(module, SensorEncoder):
+            module.layers = Transformer(module.layers)
+        for name, child in list(module.named_children()):
+            if isinstance(child, Reader | Attention):
+                made = Asking(child) if isinstance(child, Reader) else Attending(child)
+                module.register_module(name, made)
+    return network
+
+
+def _reads_otherwise(detector: DeepDetector) -> bool:
+    """Whether its score is not that of its one network."""
+    return type(detector).rate is not DeepDetector.rate or type(detector).read is not DeepDetector.read
+
+
+def _known(records: Records) -> Records:
+    return records.take(records.present.any(1).nonzero()[:, 0].tolist())

@@ -1,0 +1,111 @@
+"""What the report says where records have kinds of fault: the tables over models, what is taken for what, how networks learnt, whether they over-fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from stages import io
+from stages.plots import class_charts
+from stages.serving.leaderboard import Row
+from stages.serving.record_tables import DEEP, MID, compared, files, read_csv
+
+SHOWN = (DEEP, MID)  # whose learning is drawn, after that of the model in detail
+MEASURED = {"loss": ("train_loss", "val_loss"), "accuracy": ("train_accuracy", "val_accuracy")}
+RISES = 0.05  # of the lowest validation loss: by so much more at the end, and it has risen
+VERDICT_WORDS = {"accept": "accepted", "review": "for a person to review", "reject": "rejected"}
+
+
+class Learnt(NamedTuple):
+    """One training of the first seed, from learning.csv."""
+
+    model: str
+    epoch: list[int]
+    figures: dict[str, list[float | None]]  # by column
+    best: int  # the place of the state with the least validation loss
+
+    @property
+    def overfitted(self) -> str:
+        """A sentence where the best state came before half of the training and validation got worse from there on while training got better, else nothing."""
+        val, train = self.figures["val_loss"], self.figures["train_loss"]
+        last = len(self.epoch) - 1
+        if self.best >= last / 2 or None in (val[self.best], val[last], train[self.best], train[last]):
+            return ""
+        if val[last] < val[self.best] * (1 + RISES) or train[last] >= train[self.best]:
+            return ""
+        return (
+            f"{self.model} over-fits: its validation loss is least in epoch {self.epoch[self.best]} of {self.epoch[last]} ({val[self.best]:.3f}) and rises to "
+            f"{val[last]:.3f}, while that of training falls from {train[self.best]:.3f} to {train[last]:.3f}."
+        )
+
+
+def class_section(dataset: str, rows: Sequence[Row], best: Row | None, result: Mapping[str, Any]) -> dict[str, Any]:
+    """rows: of the leaderboard. best: the recommended one. result: by model, the contents of its metrics JSON.
+
+    "model" is the one shown in detail, "charts" go with those of the section, "files" are the tables as CSV and Markdown, file name -> text.
+    """
+    found = compared(rows, result)
+    judged = [row for row in rows if row.refused is None]
+    telling = [row for row in judged if "classes" in result[row.model]]
+    detail = best if best in telling else next((row for row in telling if row.kind != "control"), None)
+    learnt = [one for row in telling for one in trainings(row)]
+    unseen = sorted({name for row in telling for name in result[row.model].get("classes_only_in_test", ())})
+    return {
+        "model": detail.model if detail else None,
+        "said": found.said,
+        "tables": [table._asdict() for table in found.tables.values()],
+        "files": files(dataset, found),
+        "charts": _charts(telling, detail, learnt),
+        "overfitted": [text for one in learnt if (text := one.overfitted)],
+        "learnt": len(learnt),
+        "unseen": unseen,
+        "verdicts": _verdicts(detail) if detail else None,
+    }
+
+
+def trainings(row: Row) -> list[Learnt]:
+    """Those of the first seed that measured a loss on both parts; a model of several networks has one each, named after it."""
+    rows = [one for one in read_csv(row.folder / "learning.csv") if one.get("train_loss") is not None and one.get("val_loss") is not None]
+    rows = [one for one in rows if one["seed"] == rows[0]["seed"]]
+    names = list(dict.fromkeys(one["training"] for one in rows))
+    found = []
+    for name in names:
+        own = [one for one in rows if one["training"] == name]
+        figures = {column: [one.get(column) for one in own] for pair in MEASURED.values() for column in pair}
+        best = min(range(len(own)), key=lambda place: own[place]["val_loss"])
+        model = row.model if len(names) == 1 else f"{row.model}, {name}"
+        found.append(Learnt(model, [int(one["epoch"]) + 1 for one in own], figures, best))
+    return found
+
+
+def _charts(telling: Sequence[Row], detail: Row | None, learnt: Sequence[Learnt]) -> dict[str, Any]:
+    drawn = {}
+    if detail and (rows := read_csv(detail.folder / "confusion.csv")):
+        names = [row["class"] for row in rows]
+        drawn["confusion"] = class_charts.confusion(names, [[int(row[name]) for name in names] for row in rows])
+    cells = [{"model": row.model, **one} for row in telling for one in read_csv(row.folder / "classes.csv")]
+    if cells:
+        drawn["by_class"] = class_charts.by_class(cells, [row.model for row in telling])
+    wanted = [detail.model if detail else "", *SHOWN]
+    first = sorted(learnt, key=lambda one: wanted.index(one.model) if one.model in wanted else len(wanted))[: class_charts.MOST_MODELS]
+    for what, (train, val) in MEASURED.items():
+        points = [
+            {"model": one.model, "epoch": epoch, "train": one.figures[train][place], "val": one.figures[val][place], "kept": place == one.best}
+            for one in first
+            for place, epoch in enumerate(one.epoch)
+        ]
+        if any(point["val"] is not None for point in points):
+            drawn[f"learning {what}"] = class_charts.learning(points, what)
+    return drawn
+
+
+def _verdicts(row: Row) -> dict[str, Any] | None:
+    """What the rule of accept, reject and review makes of the test records, as sentences; None where there is no rule."""
+    path = row.folder / "verdicts.json"
+    stored = io.read_json(path) if path.is_file() else {"rule": None}
+    if stored["rule"] is None:
+        return None
+    counts = [
+        f"{VERDICT_WORDS[word]}: {both['normal']} normal, {both['anomalous']} anomalous" for word, both in stored["test"].items() if sum(both.values())
+    ]
+    return {"coverage": stored["coverage"], "counts": counts}

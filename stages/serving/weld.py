@@ -1,0 +1,176 @@
+"""`assay weld`: training and judging a data set of welds by hand, and the study that compares every model on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages import errors, params
+from stages.serving.terminal import as_text, show
+
+app = typer.Typer(no_args_is_help=True, help="Records of a process and its result: train by hand, evaluate, compare everything.")
+
+Dataset = Annotated[str, typer.Option(help="A data set of records of params.yaml.")]
+Model = Annotated[str, typer.Option(help="A row of params.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Seed = Annotated[int | None, typer.Option(help="This seed alone.")]
+
+
+@app.command()
+def train(
+    model: Model = "cross-attention",
+    dataset: Dataset = "weld",
+    quick_test: Annotated[bool, typer.Option("--quick-test", help="Two records a class, a few steps: does it run at all?")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the first batch, and how many parameters there are and learn.")] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Records in a step; 2 is enough, as each is seen in two views.")] = None,
+    num_epochs: Annotated[int | None, typer.Option(min=1, help="At most so many passes.")] = None,
+    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 on CUDA; elsewhere it is said and ignored.")] = False,
+    keep_last: Annotated[int, typer.Option(min=0, help="Keep so many last states of the training beside the best.")] = 0,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Fit one row as train_records does. What differs from params.yaml goes to .assay/one_off, and models/ stays as it is."""
+    from stages import train_records
+    from stages.fusion.one_off import OneOff
+
+    run = run_of(dataset, model)
+    debug = debug or bool(os.environ.get(errors.DEBUG))  # the command takes --debug for itself before it comes here
+    asked = OneOff(model, quick_test, debug, batch_size, num_epochs, mixed_precision, keep_last, seed)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        code = train_records.main(run, asked)
+    if as_json:
+        typer.echo(as_text({"run": run, "model": model, "root": asked.root, "exit_code": code}))
+    elif not code:
+        typer.echo(f"next: assay weld evaluate --dataset {dataset} --model {model}{' --one-off' if asked.differs else ''}")
+    raise typer.Exit(code)
+
+
+@app.command()
+def evaluate(
+    model: Model = "cross-attention",
+    dataset: Dataset = "weld",
+    one_off: Annotated[bool, typer.Option("--one-off", help="What `assay weld train` fitted with other settings, not what is in models/.")] = False,
+    split: Annotated[str, typer.Option(help="What is judged: train, val or test.")] = "test",
+    neighbours: Annotated[int, typer.Option(min=1, help="Of the vote over the features of the training records.")] = 5,
+    by_distance: Annotated[bool, typer.Option("--by-distance", help="Nearer neighbours weigh more; a record that is its own neighbour decides alone.")] = False,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Load a fitted model, and say what it and the nearest training records make of the records of a split."""
+    from stages.serving import weld_evaluation
+
+    found = weld_evaluation.evaluate(params.load(), run_of(dataset, model), model, split, neighbours, by_distance, one_off, seed)
+    typer.echo(as_text(found) if as_json else weld_evaluation.render(found))
+
+
+@app.command()
+def study(
+    dataset: Dataset = "weld",
+    protocol: Annotated[str, typer.Option(help="Of P1, P2, P3 and P4, with commas between.")] = "P1,P2,P4",
+    seeds: Annotated[str, typer.Option(help="Whole numbers with commas between.")] = "0,1,2",
+    rows: Annotated[str, typer.Option(help="Rows of params.yaml with commas between; all of the data set by default.")] = "",
+    ablate: Annotated[bool, typer.Option(help="Also change one thing at a time.")] = True,
+    every_seed: Annotated[bool, typer.Option("--every-seed", help="Of P3, P4 and the ablations too, not the first alone.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of tables and cells; metrics/DATASET/study by default.")] = None,
+    document: Annotated[Path | None, typer.Option(help="Also put the tables between their markers in this document.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many cells there are and how many are done; compute nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fit and judge every row on every fold and seed, and write the tables. Killed at any time, the same command goes on."""
+    from stages.serving import weld_study, weld_tables
+
+    asked = weld_study.Asked(dataset, parted(protocol), whole_numbers(seeds), parted(rows), ablate, every_seed)
+    folder, settings = out or Path("metrics", dataset, "study"), params.load()
+    if dry_run:
+        show(weld_study.budget(weld_study.plan(settings, asked), folder), as_json, ("protocol", "what", "cells", "done"))
+        return
+    code, _ = weld_study.run(settings, asked, folder)
+    if not code and document is not None:
+        weld_tables.into_document(document, folder)
+    if not code:
+        text = {name: (folder / f"{name}.md").read_text(encoding="utf-8") for name in weld_tables.FILES}
+        typer.echo(as_text({"folder": folder}) if as_json else f"{text['main']}\ntables: {folder}")
+    raise typer.Exit(code)
+
+
+@app.command()
+def labels(
+    source: Annotated[str, typer.Argument(help="A data set of params.yaml that has been prepared, or a folder in the layout of the welding release.")] = "weld",
+    as_json: Json = False,
+) -> None:
+    """How many welds and sessions each class has in each list, and what is wrong with that. Exit code 1 where models cannot be trained on it."""
+    from stages.datasets import weld_labels
+
+    found = weld_labels.of_folder(Path(source)) if Path(source).is_dir() else weld_labels.of_prepared(source)
+    typer.echo(as_text(found.as_json()) if as_json else weld_labels.render(found))
+    raise typer.Exit(errors.OK if found.ok else errors.MENDABLE)
+
+
+@app.command("loss-check")
+def loss_check(dataset: Dataset = "weld", as_json: Json = False) -> None:
+    """Hold the loss against its formula and count what the sampler draws, on the training records. Exit code 1 where something does not hold."""
+    from stages.serving import weld_loss_check
+
+    found = weld_loss_check.checked(dataset)
+    typer.echo(as_text(found) if as_json else weld_loss_check.render(found))
+    raise typer.Exit(errors.OK if all(one["holds"] for one in found["checks"]) else errors.MENDABLE)
+
+
+@app.command()
+def export(
+    model: Model = "cross-attention",
+    dataset: Dataset = "weld",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder; outputs/export/DATASET/MODEL by default.")] = None,
+    formats: Annotated[str, typer.Option(help="Of onnx, int8 and pt2, with commas between.")] = "onnx,int8",
+    allow_flips: Annotated[bool, typer.Option("--allow-flips", help="Keep a file whose verdicts differ from the model's.")] = False,
+    dynamo: Annotated[bool, typer.Option("--dynamo", help="The newer exporter of torch, which needs onnxscript.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a fitted model as files that run without torch, each held against it on validation records; exit code 1 where one does not judge as it does."""
+    from stages.serving import export_records
+    from stages.serving.record_model import choose
+
+    settings = params.load()
+    chosen = choose(settings, dataset=dataset, model=model)
+    found = export_records.export(settings, chosen, out, parted(formats), allow_flips, "dynamo" if dynamo else "tracing")
+    typer.echo(as_text(found) if as_json else export_records.render(found))
+
+
+@app.command()
+def check(
+    directory: Annotated[Path, typer.Argument(help="A folder in the layout of the welding release: manifest.csv and its sessions.")],
+    as_json: Json = False,
+) -> None:
+    """As `assay data check DIR --records` does: what the folder holds and what is wrong with it. Exit code 1 where it cannot be used."""
+    from stages.serving import record_check
+
+    found = record_check.examine(directory, "intel_welding")
+    typer.echo(as_text(found.as_json()) if as_json else record_check.render(found))
+    raise typer.Exit(errors.OK if found.ok else errors.MENDABLE)
+
+
+def parted(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    if not parted(text) or not all(part.isdigit() for part in parted(text)):
+        raise errors.UserError(f"--seeds must be whole numbers with commas between, such as 0,1,2; got {text!r}")
+    return tuple(map(int, parted(text)))
+
+
+def run_of(dataset: str, model: str) -> str:
+    """The run of a data set that has this row. Raises ParamsError."""
+    task = params.load().record_task
+    task.entry("datasets", dataset)
+    rows = {row: name for name, run in task.runs.items() if run.dataset == dataset for row in task.rows(run.model)}
+    if model not in rows:
+        raise params.ParamsError(f"no run of params.yaml fits {model!r} on {dataset}{params.nearest(model, list(rows))}")
+    return rows[model]
+
+

@@ -1,0 +1,153 @@
+"""What the study of a record data set compares: its rows as the tables call them, and what is changed for an ablation.
+
+Rows are entries of params.yaml. An ablation is one of them with some options changed or a modality withheld, and nothing else; one whose option no detector
+here has is left out with that reason. "Good only" rows learn from normal records alone and are judged in columns of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from stages import fusion
+from stages.datasets.record_sets import open_stores
+from stages.fusion.deep.maths.augment import AUGMENTATIONS
+from stages.fusion.one_off import merged
+from stages.params import ParamsError, RecordTask, nearest, options
+
+PROPOSED, MID, SETPOINT = "cross-attention", "mid-fusion", "setpoint-only"  # D, C2, C3
+LETTERS = {  # in the order of the tables
+    "majority": "control",
+    "random": "control",
+    "duration-only": "control",
+    "session-only": "control",
+    SETPOINT: "C3",
+    "paper-baseline": "A",
+    "video-only": "B",
+    "image-only": "B",
+    "audio-only": "B",
+    "sensor-only": "B",
+    "late-fusion": "C1",
+    MID: "C2",
+    "gated-fusion": "C4",
+    PROPOSED: "D",
+    "perceiver-moe": "E",
+    "process-to-result": "F",
+}
+SINGLES = tuple(name for name, letter in LETTERS.items() if letter == "B")
+MISSING = (PROPOSED, MID, "late-fusion", "gated-fusion", "perceiver-moe")  # rows of the table of missing modalities
+
+PASTE = "fault_paste"
+MILD = [name for name in AUGMENTATIONS if name != PASTE]
+
+
+class StudyRow(NamedTuple):
+    """One thing to fit. question, of: where it is an ablation, what is asked and of which row."""
+
+    name: str
+    detector: str
+    options: dict[str, Any]
+    shown: tuple[str, ...] | None  # modalities; None is all that is no control
+    code: tuple[str, ...]  # files and folders that it is made of
+    label: str = ""
+    question: str = ""
+    of: str = ""
+
+
+class Ablation(NamedTuple):
+    question: str
+    setting: str
+    options: dict[str, Any] = {}
+    of: str = PROPOSED
+    without: str | None = None  # a modality
+
+
+def _learning(question: str, settings: dict[str, dict[str, Any]]) -> list[Ablation]:
+    return [Ablation(question, setting, {"learning": options}) for setting, options in settings.items()]
+
+
+ABLATIONS = (
+    Ablation("as it is", "as it is"),
+    *(Ablation("without a modality", f"no {name}", without=name) for name in ("video", "image", "audio", "series")),
+    *(Ablation("kind of fusion", name, of=name) for name in ("late-fusion", MID, "gated-fusion", "perceiver-moe")),
+    *(Ablation("queries of the fusion", str(count), {"queries": count}) for count in (1, 4, 8)),
+    *_learning(
+        "loss", {"contrast only": {"alpha": 0.0}, "cross-entropy only": {"contrast": 0.0}, "both": {"contrast": 1.0, "alpha": 1.0}}
+    ),
+    *_learning("temperature of the contrast", {f"{tau:g}": {"tau": tau} for tau in (0.05, 0.07, 0.1, 0.2)}),
+    *(Ablation("learned lag of each modality", word, {"encoding": {"align": value}}) for word, value in (("off", False), ("on", True))),
+    *_learning("modality dropout", {f"{chance:g}": {"modality_dropout": chance} for chance in (0.0, 0.3)}),
+    *(Ablation("photos of one part", f"at most {count}", {"encoding": {"max_views": count}}) for count in (1, 3)),
+    *(Ablation("photos of one part together", word, {"encoding": {"views": word}}) for word in ("each", "mean", "max")),
+    *_learning("hard negatives (beta)", {f"{beta:g}": {"hard_negatives": beta} for beta in (0.0, 0.5, 1.0)}),
+    *_learning("reconstruction beside the classes", {"off": {"reconstruction": 0.0}, "weight 0.1": {"reconstruction": 0.1}}),
+    *_learning("pre-training without labels", {"off": {"pretrain_epochs": 0}, "5 epochs": {"pretrain_epochs": 5}}),
+    *_learning("a tenth of the labels", {"alone": {"labels": 0.1}, "after 5 epochs without": {"labels": 0.1, "pretrain_epochs": 5}}),
+    *_learning("augmentation", {"none": {"augment": []}, "no pasted faults": {"augment": MILD}, "all": {"augment": [*MILD, PASTE]}}),
+)
+# What is asked of the encoders (label paper in the photographs, sensors without their setting) needs tokens of its own: docs/weld_commands.md.
+GOOD_ONLY = (PROPOSED, MID)  # rows that are fitted on normal records alone as well
+
+
+def study_rows(task: RecordTask, dataset: str, asked: Sequence[str] | None = None) -> list[StudyRow]:
+    """The rows of all runs of a data set, or those that are asked for, in the order of the tables. Raises ParamsError."""
+    found: dict[str, StudyRow] = {}
+    for run in (run for run in task.runs.values() if run.dataset == dataset):
+        for name, entry in task.rows(run.model).items():
+            shown = tuple(entry.modalities) if entry.modalities else None
+            found[name] = StudyRow(name, entry.detector, dict(entry.options), shown, (run.code, run.maths), entry.label)
+    if not found:
+        raise ParamsError(f"params.yaml: records.runs has no run on {dataset}. Known data sets: {', '.join(task.datasets)}")
+    if unknown := [name for name in asked or () if name not in found]:
+        raise ParamsError(f"{dataset} has no row {unknown[0]!r}{nearest(unknown[0], list(found))}")
+    place = {name: number for number, name in enumerate(LETTERS)}
+    return sorted((row for name, row in found.items() if not asked or name in asked), key=lambda row: place.get(row.name, len(place)))
+
+
+def good_only(rows: Sequence[StudyRow]) -> list[StudyRow]:
+    """The rows of GOOD_ONLY that can learn from normal records alone, so told."""
+    asked = [_changed(row, {"learning": {"normal_only": True}}, name=f"{row.name} (Good only)") for row in rows if row.name in GOOD_ONLY]
+    return [row for row in asked if unavailable(row) is None]
+
+
+def ablations(rows: Sequence[StudyRow], dataset: str) -> tuple[list[StudyRow], dict[str, str]]:
+    """What is fitted for the ablation table, and by name what cannot be and why. Each is named "question: setting"."""
+    by_name, found, gone = {row.name: row for row in rows}, list[StudyRow](), dict[str, str]()
+    present = tuple(name for store in open_stores(dataset) for name in store.widths)
+    for one in ABLATIONS:
+        name, base = f"{one.question}: {one.setting}", by_name.get(one.of)
+        if base is None:
+            gone[name] = f"{one.of} is not among the rows"
+            continue
+        shown = base.shown or present
+        if one.without and (one.without not in shown or len(shown) == 1):
+            gone[name] = f"{one.of} is not shown {one.without}"
+            continue
+        kept = tuple(other for other in shown if other != one.without) if one.without else base.shown
+        row = _changed(base, one.options, name)._replace(shown=kept, question=one.question, of=PROPOSED)
+        if reason := unavailable(row):
+            gone[name] = reason
+        else:
+            found.append(row)
+    return found, gone
+
+
+def unavailable(row: StudyRow) -> str | None:
+    """Why a detector cannot be made with these options; None where it can."""
+    try:
+        fusion.build(row.detector, row.options, at=("records", "models", row.name))
+    except ParamsError as reason:
+        return str(reason)
+    return None
+
+
+def settled(row: StudyRow) -> dict[str, Any]:
+    """All options of a row with the defaults filled in, as plain values: what is said and what is left unsaid are the same model."""
+    given = options(fusion.load(row.detector), row.options, ("records", "models", row.name))
+    return {name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in given.items()}
+
+
+def _changed(row: StudyRow, changes: dict[str, Any], name: str) -> StudyRow:
+    return row._replace(name=name, options=merged(row.options, changes))

@@ -1,0 +1,182 @@
+"""A data set with kinds of fault in the report and in predict: figures again from the predictions, tables as files, sentences that follow from the numbers."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+from stages import io, params, report
+from stages.datasets.record_files import write_record
+from stages.metrics.record_classes import CLASS_METRICS
+from stages.metrics.record_judgement import RECORD_METRICS
+from stages.serving import class_summary, class_verdict, record_predict, record_tables
+from stages.serving.leaderboard import leaderboard, results
+from stages.serving.record_model import choose, threshold_of
+from stages.serving.verdict import recommended
+from tests.class_project import judged
+from tests.fusion.synthetic import samples
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return judged(tmp_path_factory.mktemp("weld"), 120)
+
+
+@pytest.fixture
+def here(project, monkeypatch):
+    monkeypatch.chdir(project)
+    return project
+
+
+def telling(project, row: str) -> dict:
+    return json.loads((project / "metrics/weld/telling.json").read_text())["rows"][row]
+
+
+def told(project, row: str, split: str = "test") -> list[dict]:
+    rows = io.read_table(project / "metrics/weld/telling" / row / "class_predictions.parquet")
+    return [one for one in rows if one["split"] == split]
+
+
+def compared() -> tuple[list, dict]:
+    settings = params.load()
+    found, rows = results(settings), leaderboard(settings)["weld"]
+    return rows, {found[row.folder]["model"]: found[row.folder] for row in rows}
+
+
+def test_figures_of_classes_are_those_of_what_was_told_averaged_over_seeds(project):
+    for row in ("cross-attention", "image-only"):
+        mean = telling(project, row)["mean"]
+        assert tuple(mean) == (*RECORD_METRICS, *CLASS_METRICS)
+        for metric, column, measure in (
+            ("accuracy", "told", accuracy_score), ("knn_accuracy", "neighbours", accuracy_score),
+            ("macro_f1", "told", lambda true, said: f1_score(true, said, average="macro", labels=sorted(set(true)))),
+        ):  # fmt: skip
+            each = []
+            for seed in (0, 1):
+                own = [one for one in told(project, row) if one["seed"] == seed]
+                each.append(measure([one["class"] for one in own], [one[column] for one in own]))
+            assert mean[metric]["value"] == pytest.approx(np.mean(each)), (row, metric)
+            assert mean[metric]["low"] <= mean[metric]["value"] <= mean[metric]["high"]
+
+
+def test_a_model_that_tells_no_classes_has_the_keys_it_always_had(project):
+    found = json.loads((project / "metrics/weld/plain.json").read_text())["rows"]["knn"]
+    assert tuple(found["mean"]) == RECORD_METRICS and not {"classes", "guess"} & set(found)
+    assert not list((project / "metrics/weld/plain/knn").glob("class*")) and "macro_f1" not in (project / "metrics/weld/plain/knn/metrics.csv").read_text()
+
+
+def test_the_matrix_adds_up_to_the_records_and_its_rows_are_what_they_are(project):
+    with (project / "metrics/weld/telling/cross-attention/confusion.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = [row["class"] for row in rows]
+    own = [one for one in told(project, "cross-attention") if one["seed"] == 0]
+    for row in rows:
+        assert sum(int(row[name]) for name in names) == sum(one["class"] == row["class"] for one in own)
+        assert int(row["normal"]) == sum(one["class"] == row["class"] and one["told"] == "normal" for one in own)
+
+
+def test_a_record_that_shows_the_model_nothing_is_told_by_what_is_frequent(project):
+    lacking = {one.record_id for one in samples(0, 120) if "image" not in one.modalities}
+    rows = [one for one in told(project, "image-only") if one["record_id"] in lacking]
+    assert rows and {one["told"] for one in rows} == {one["neighbours"] for one in rows} == {"normal"}
+
+
+def test_the_difference_is_that_of_the_same_records(here):
+    rows, _ = compared()
+    seen = {row.model: record_tables._seen(row.folder) for row in rows}
+    found = record_tables.difference("cross-attention", "mid-fusion", seen)
+    areas = [np.mean([roc_auc_score(one.label, score) for score in one.score]) for one in (seen["cross-attention"], seen["mid-fusion"])]
+    assert found.interval.value == pytest.approx(areas[0] - areas[1]) and found.interval.low < found.interval.value < found.interval.high
+    assert record_tables.difference("cross-attention", "cross-attention", seen).interval.value == 0
+    fewer = seen["mid-fusion"]._replace(record_id=[f"other {name}" for name in seen["mid-fusion"].record_id[:5]] + seen["mid-fusion"].record_id[5:])
+    assert record_tables.difference("cross-attention", "mid-fusion", {**seen, "mid-fusion": fewer}).records == found.records - 5
+    assert record_tables.difference("cross-attention", "nobody", seen) is None
+
+
+def test_a_setting_that_tells_the_fault_is_said_to_and_no_model_is_above_it(here):
+    found = record_tables.compared(*compared())
+    said = next(text for text in found.said if "setpoint-only" in text)
+    assert said.startswith("The setting tells the fault") and "no model is above it" in said
+    main = found.tables["main"]
+    assert main.header[-2] == "over setpoint-only"
+    beside = {row[1]: row[-2] for row in main.rows}
+    assert beside["setpoint-only (control)"] == "" and beside["mid-fusion"].startswith("-") and beside["knn (unsupervised)"].startswith("-")
+
+
+def test_a_control_that_does_best_is_not_recommended_and_takes_nothing_from_the_model_that_is(here):
+    rows, _ = compared()
+    assert rows[0].model == "setpoint-only" and not rows[0].candidate
+    assert recommended(rows).model == "cross-attention" and recommended(rows).tied is True
+
+
+def test_a_setting_that_tells_nothing_is_said_to():
+    row = type("Row", (), {"model": "setpoint-only", "metrics": {"roc_auc": {"value": 0.55, "low": 0.4, "high": 0.7}}, "kind": "control"})
+    assert record_tables._setting("setpoint-only", [row], {}).startswith("The setting tells little")
+    sure = record_tables.Interval(0.2, 0.1, 0.3)
+    row.metrics = {"roc_auc": {"value": 0.7, "low": 0.6, "high": 0.8}}
+    models = [type("Row", (), {"model": name, "metrics": {}, "kind": "supervised"}) for name in ("a", "b")]
+    over = {"a": record_tables.Difference("a", "s", sure, 9), "b": record_tables.Difference("b", "s", sure._replace(low=-0.1), 9)}
+    assert "a alone are above it" in record_tables._setting("setpoint-only", [row, *models], over)
+    assert "all models are above it" in record_tables._setting("setpoint-only", [row, *models], {"a": over["a"], "b": over["a"]})
+
+
+def test_tables_lie_beside_the_page_and_stand_on_it(here):
+    report.main()
+    folder, text = here / "metrics/report/tables", (here / "metrics/report/index.html").read_text()
+    assert {path.name for path in folder.iterdir()} == {f"weld-{name}.{end}" for name in ("main", "missing", "faults", "classes") for end in ("csv", "md")}
+    with (folder / "weld-missing.csv").open() as file:
+        missing = {row["modalities"]: row for row in csv.DictReader(file)}
+    assert len(missing) == 7 and missing["text"]["image-only"] == "" and float(missing["image"]["image-only"]) > 0.5
+    with (folder / "weld-main.csv").open() as file:
+        main = {row["model"]: row for row in csv.DictReader(file)}
+    assert float(main["cross-attention"]["macro_f1"]) == telling(here, "cross-attention")["mean"]["macro_f1"]["value"]
+    assert float(main["image-only"]["over_setting_high"]) < 0 and main["setpoint-only"]["over_setting"] == ""
+    for chart in ("confusion", "by_class"):
+        assert f'data-chart="{chart}"' in text
+    assert "The setting tells the fault" in text and "Each class, F1" in text and "Verdict: " in text and len(text) < 4_000_000
+
+
+def test_verdicts_of_the_page_follow_from_the_rule_that_held_out_records_gave(here):
+    folder = here / "metrics/weld/telling/cross-attention"
+    stored = io.read_json(folder / "verdicts.json")
+    found = class_verdict.first_told(folder)
+    for word in ("accept", "review", "reject"):
+        assert sum(stored["test"][word].values()) == sum(one.decision == word for one in found.values())
+    held = sum(sum(both.values()) for both in stored["val"].values())
+    assert held == sum(one["seed"] == 0 for one in told(here, "cross-attention", "val"))
+    assert all(len(one.ranking) == 3 and "normal" not in dict(one.ranking) for one in found.values())
+
+
+def test_predict_tells_a_record_as_evaluate_did(here):
+    one = next(record for record in samples(0, 120) if record.record_id == told(here, "cross-attention")[0]["record_id"])
+    write_record(here / "given.pt", one)
+    settings = params.load()
+    model = choose(settings, dataset="weld", model="cross-attention")
+    (verdict,) = record_predict.predict(settings, model, [here / "given.pt"], {}, threshold_of(model))
+    stored = class_verdict.first_told(model.results)[one.record_id]
+    assert (verdict.decision, verdict.told) == (stored.decision, stored.told)
+    assert [name for name, _ in verdict.faults] == [name for name, _ in stored.ranking]
+    shown = record_predict.render(verdict)
+    assert f"{verdict.decision}; told: {verdict.told}" in shown and json.dumps(verdict._asdict())
+    plain = choose(settings, dataset="weld", model="knn")
+    (other,) = record_predict.predict(settings, plain, [here / "given.pt"], {}, threshold_of(plain))
+    assert other.told is None and "told:" not in record_predict.render(other)
+
+
+def history(train: list[float], val: list[float]) -> list[dict]:
+    rows = zip(train, val, strict=True)
+    return [{"training": "network", "step": place, "epoch": place, "train_loss": one, "val_loss": two} for place, (one, two) in enumerate(rows)]
+
+
+@pytest.mark.parametrize(("val", "over"), [([1.0, 0.5, 0.7, 0.9, 1.2], True), ([1.0, 0.8, 0.7, 0.6, 0.7], False), ([1.0, 0.7, 0.7, 0.7, 0.71], False)])
+def test_over_fitting_is_said_where_validation_rises_from_before_half_of_the_training_on(tmp_path, val, over):
+    from stages.metrics.record_classes import learning_csv
+
+    io.write_text(tmp_path / "learning.csv", learning_csv({0: history([1.0, 0.6, 0.4, 0.2, 0.1], val), 1: history([1.0] * 5, [1.0] * 5)}))
+    row = type("Row", (), {"folder": tmp_path, "model": "mid-fusion"})
+    (one,) = class_summary.trainings(row)
+    assert bool(one.overfitted) == over and one.best == int(np.argmin(val))
+    if over:
+        assert "epoch 2 of 5 (0.500) and rises to 1.200" in one.overfitted

@@ -1,0 +1,193 @@
+"""An export proves itself: files that judge as the model are kept and described, others are removed and said to be."""
+
+import json
+
+import numpy as np
+import pytest
+
+from stages import evaluate_records, io, params, train_records
+from stages.datasets.record_store import StoreWriter
+from stages.errors import UserError
+from stages.fusion.deep.maths import graph
+from stages.serving import export_records
+from stages.serving.export_records import ParityFailed, export, session
+from stages.serving.record_model import choose, threshold_of
+from tests.fusion.synthetic import WIDTHS, samples
+from tests.record_results import settings
+
+RECORDS = """\
+records:
+  datasets:
+    parts-seen:
+      adapter: media_folder
+      source: media
+  encoders: {}
+  extracts: {}
+  models:
+    deep:
+      rows:
+        cross:
+          detector: deep.cross_attention
+          heads: 2
+          ffn: 32
+          features: 32
+          encoding: &small
+            width: 16
+            heads: 2
+            sensor_layers: 1
+            sensor_ffn: 32
+          learning: &quick
+            steps: 10
+            learning_rate: 0.003
+        two:
+          detector: deep.mid
+          modalities:
+            - text
+            - series
+          features: 32
+          encoding: *small
+          learning: *quick
+  runs:
+    seen-deep:
+      dataset: parts-seen
+      model: deep
+      code: stages/fusion/deep
+      maths: stages/fusion/deep/maths
+  protocol:
+    seeds:
+      - 0
+    split_seed: 0
+    val_fraction: 0.2
+    test_fraction: 0.3
+    target_false_alarm_rate: 0.1
+    bootstrap_resamples: 100
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deep")
+    settings(folder, RECORDS)
+    made = [one for one in samples(0, 120, tokens=12) if {"text", "series"} & set(one.modalities)]
+    for name, width in WIDTHS.items():
+        writer = StoreWriter(folder / "features/parts-seen" / name, {name: width})
+        for record in made:
+            if name in record.modalities:
+                writer.add(record._replace(modalities={name: record.modalities[name]}))
+        writer.close({"entry": {"name": name, "kind": "made-up"}, "weights": "none"})
+    split = {record.record_id: ("train", "train", "val", "test")[number // 3 % 4] for number, record in enumerate(made)}
+    rows = [{"record_id": one.record_id, "split": split[one.record_id], "label": one.label, "group": one.group, "fault": one.fault} for one in made]
+    io.write_json(folder / "data/parts-seen/manifest.json", {"dataset": "parts-seen", "rule": {}, "counts": {}, "samples": rows})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        given = params.load()
+        for row in ("cross", "two"):
+            train_records.fit(given, "seen-deep", row, 0, "made up")
+        results = {row: evaluate_records.judge(given, "seen-deep", row) for row in ("cross", "two")}
+        io.write_json(folder / "metrics/parts-seen/deep.json", {"dataset": "parts-seen", "model": "deep", "rows": results})
+    return folder
+
+
+@pytest.fixture
+def here(project, monkeypatch):
+    monkeypatch.chdir(project)
+    return params.load()
+
+
+def test_what_passes_is_kept_and_described_in_the_report_and_in_the_file(here, tmp_path):
+    model = choose(here, model="cross")
+    found = export(here, model, tmp_path, formats=["onnx"])
+    assert found == io.read_json(tmp_path / "export.json")
+    exact = found["files"]["onnx"]
+    assert exact["file"] == "model.onnx" and exact["flips"] == exact["other_class"] == 0 and exact["max_difference"] < 1e-4
+    assert exact["auroc_change"] == pytest.approx(0, abs=1e-9) and exact["latency_ms"]["p50"] > 0
+    assert exact["compared"] > exact["records"] > 0  # each again without each of its modalities
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert len(content) == exact["bytes"]
+    import onnx
+
+    (entry,) = onnx.load_from_string(content).metadata_props
+    about = json.loads(entry.value)
+    assert about == found["about"]
+    assert about["classes"] == ["normal", *sorted(WIDTHS)] and about["modalities"]["text"]["encoder"]["kind"] == "made-up"
+    assert about["threshold"]["value"] == threshold_of(model).value and about["temperature"] == model.temperature()
+
+
+def test_the_file_alone_gives_the_scores_that_evaluate_wrote(here, tmp_path):
+    """From nothing but the file and stored tokens: the inputs are made as its own description says."""
+    from stages.datasets.record_sets import open_split
+
+    model = choose(here, model="cross")
+    about = export(here, model, tmp_path, formats=["onnx"])["about"]
+    score = session((tmp_path / "model.onnx").read_bytes(), 1)
+    test = open_split("parts-seen", "test")
+    widths, sizes = ({name: one[key] for name, one in about["modalities"].items()} for key in ("width", "length"))
+    found = score(graph.feed(test.take(range(test.samples)), widths, sizes))[0]
+    stored = {row["record_id"]: row["score"] for row in io.read_table(model.results / "predictions.parquet") if row["split"] == "test"}
+    assert np.abs(found - np.array([stored[name] for name in test.record_ids])).max() < 1e-4
+
+
+def test_a_model_that_is_shown_some_modalities_is_exported_with_those(here, tmp_path):
+    found = export(here, choose(here, model="two"), tmp_path, formats=["onnx"])
+    assert [*found["about"]["modalities"]] == ["text", "series"] and found["files"]["onnx"]["refused"] is None
+
+
+def test_a_file_that_turns_a_verdict_around_is_removed_and_named(here, tmp_path, monkeypatch):
+    model = choose(here, model="cross")
+    (tmp_path / "model.int8.onnx").write_bytes(b"of an earlier export")
+    spoil(monkeypatch, "int8_bytes", lambda score: -score)
+    with pytest.raises(ParityFailed, match=r"E601 parity failed, not written: model\.int8\.onnx: \d+ verdicts differ.*Kept: model\.onnx") as raised:
+        export(here, model, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export.json", "model.onnx"]
+    said = io.read_json(tmp_path / "export.json")
+    assert said == raised.value.found and said["files"]["int8"]["file"] is None and said["files"]["int8"]["flips"] > 0
+    assert isinstance(raised.value, UserError)  # so that a command ends with 1 and no traceback
+
+
+def test_flips_may_be_allowed_but_are_told(here, tmp_path, monkeypatch):
+    spoil(monkeypatch, "int8_bytes", lambda score: -score)
+    found = export(here, choose(here, model="cross"), tmp_path, allow_flips=True)["files"]["int8"]
+    assert found["file"] == "model.int8.onnx" and found["flips"] > 0 and (tmp_path / "model.int8.onnx").is_file()
+    assert f"{found['flips']} of {found['compared']} verdicts" in export_records.render(io.read_json(tmp_path / "export.json"))
+
+
+@pytest.mark.parametrize("spoilt", [lambda score: score + 1e-2, lambda score: np.where(np.arange(len(score)) == 1, np.nan, score)])
+def test_scores_beyond_rounding_are_never_kept(here, tmp_path, monkeypatch, spoilt):
+    spoil(monkeypatch, "onnx_bytes", spoilt)
+    with pytest.raises(ParityFailed, match="more than rounding|1 scores are not numbers"):
+        export(here, choose(here, model="cross"), tmp_path, formats=["onnx"], allow_flips=True)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_format_that_nobody_knows_is_refused(here, tmp_path):
+    with pytest.raises(UserError, match="no format 'tflite'; known: onnx, int8, pt2"):
+        export(here, choose(here, model="cross"), tmp_path, formats=["tflite"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_program_of_torch_export_passes_too_and_carries_the_description(here, tmp_path):
+    import torch
+
+    found = export(here, choose(here, model="cross"), tmp_path, formats=["pt2"])
+    assert found["files"]["pt2"]["flips"] == 0 and found["files"]["pt2"]["max_difference"] < 1e-4
+    beside = {"assay.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=beside)
+    assert json.loads(beside["assay.json"]) == found["about"]
+
+
+def spoil(monkeypatch, maker: str, change) -> None:
+    """Let the next session of what `maker` made say something else than the file does."""
+    made, opened = getattr(graph, maker), export_records.session
+    wrong = []
+
+    def noted(*given):
+        wrong.append(content := made(*given))
+        return content
+
+    def changed(content, threads):
+        score = opened(content, threads)
+        return (lambda feed: (change(score(feed)[0]), *score(feed)[1:])) if content in wrong else score
+
+    monkeypatch.setattr(graph, maker, noted)
+    monkeypatch.setattr(export_records, "session", changed)
