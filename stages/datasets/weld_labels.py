@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from stages import io
 from stages.datasets.intel_welding import CLASSES, GOOD, find_manifest, read_manifest
 from stages.datasets.record_errors import some
+from stages.datasets.records import UNKNOWN
 from stages.datasets.samples import Problem
 
 LISTS = ("train", "val", "test")
@@ -51,7 +52,8 @@ def of_folder(folder: Path) -> Labels:
 def of_prepared(dataset: str, project: Path = Path()) -> Labels:
     """Of a data set that `manifest_records` has split. Raises Missing where it has not."""
     samples = io.read_json(io.require(project / "data" / dataset / "manifest.json"))["samples"]
-    return counted(Place(row["fault"] or (GOOD if row["label"] == 0 else "unnamed"), row["group"], row["split"]) for row in samples)
+    judged = [row for row in samples if row["label"] != UNKNOWN]  # the others are of no class, and in no list
+    return counted(Place(row["fault"] or (GOOD if row["label"] == 0 else "unnamed"), row["group"], row["split"]) for row in judged)
 
 
 def counted(places: Iterable[Place], official: bool = False) -> Labels:

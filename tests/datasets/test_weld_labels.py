@@ -41,5 +41,6 @@ def test_a_folder_and_a_prepared_data_set_are_counted(tmp_path):
     with pytest.raises(Missing):
         of_prepared("weld", tmp_path)
     rows = [{"fault": fault, "label": int(bool(fault)), "group": f"s{fault}", "split": "train"} for fault in ("", "overlap")]
+    rows.append({"fault": None, "label": -1, "group": "new", "split": "unlabelled"})
     io.write_json(tmp_path / "data" / "weld" / "manifest.json", {"samples": rows})
     assert list(of_prepared("weld", tmp_path).classes) == ["good", "overlap"]
