@@ -41,6 +41,7 @@ CLASSES = (GOOD, "excessive_convexity", "undercut", "lack_of_fusion", "porosity"
 CODES = {"00": GOOD, "01": "excessive_penetration", "02": "burnthrough", "06": "overlap", "07": "lack_of_fusion", "08": "excessive_convexity",
          "11": "crater_cracks"}  # fmt: skip
 NAMES = {"weld_type": str, "thickness_mm": float, "steel_type": str, "current_a": float, "voltage_v": float, "gas_bar": float, "robot_speed_cpm": float}
+LONGEST = 250  # bytes of a part number or a session: file systems allow 255, and files are called by it with an ending
 REQUIRED = ("category", "directory", "subdirs")
 ABOUT = {
     "name": "intel_welding",
@@ -183,8 +184,9 @@ def _welds(manifest: Path, line: int, row: Mapping[str, str]) -> list[Weld]:
         raise DataError(f"E440 {manifest} line {line} lacks CATEGORY, DIRECTORY or SUBDIRS. Fill it in, or take the row out")
     places = [place if place.startswith(f"{session}/") else f"{session}/{place}" for place in places]
     for place in places:
-        if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
-            raise DataError(f"E440 {manifest} line {line} names {place}, which is outside of its folder. Correct SUBDIRS")
+        parts = PurePosixPath(place).parts
+        if PurePosixPath(place).is_absolute() or ".." in parts or any(len(part.encode()) > LONGEST for part in parts):
+            raise DataError(f"E440 {manifest} line {line} names {place[:80]}, which is outside of its folder, or too long. Correct SUBDIRS")
     facts = {name: value for name, kind_of in NAMES.items() if (value := _fact(manifest, line, name, row.get(name, ""), kind_of)) is not None}
     return [Weld(session, place, kind, _split(row.get("split", "")), facts) for place in places]
 

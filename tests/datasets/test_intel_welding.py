@@ -186,6 +186,7 @@ def test_the_official_split_is_kept_on_request_only_and_its_leaks_are_taken_out(
         (lambda text: text + "Good,fillet,7\n", "E440 .*line 14 lacks CATEGORY, DIRECTORY or SUBDIRS"),
         (lambda text: text.replace("fillet", "f" * 200_000, 1), "E440 .*cannot be used: field larger"),
         (lambda text: text.replace(",s00,s00/", ",../else,../else/"), "E440 .*outside"),
+        (lambda text: text.replace(",s00/", f",s00/{'p' * 251}", 1), "E440 .*line 2 .*too long"),
         (lambda text: f"{text}{text.splitlines()[1]}\n", "E440 .*twice"),
         (lambda text: text.splitlines()[0], "E440 .*lists no weld"),
     ],
