@@ -29,6 +29,7 @@ def test_a_class_that_train_lacks_is_an_error_but_in_the_official_split():
 
 def test_a_session_of_several_classes_is_named():
     found = counted([*EVEN, Place("good", "porosity-train", "train")])
+    assert found.session_count == 6 and sum(found.sessions.values()) == 7 and "all 13 6 " in " ".join(render(found).split())
     assert found.mixed == ["porosity-train"] and [one.code for one in found.problems] == ["E452"]
 
 
