@@ -52,7 +52,7 @@ def extract(params: Params, dataset: str, modality: str) -> int:
         from stages.encoders.media.stored import pack
 
         given = options(pack, entry.options, at)
-        described = {"entry": {"name": job.encoder, "kind": entry.kind, **given}, "dataset": dataset, "modality": modality}
+        described = {"entry": {"name": job.encoder, "kind": entry.kind, **given}, "dataset": dataset, "modality": modality, **control}
         packed = pack(rows, root, out, described, **given)
         print(f"{dataset}/{modality}: {packed.records} of {len(rows)} files packed: {', '.join(packed.modalities)}")
         return OK

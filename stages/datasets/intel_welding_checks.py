@@ -24,6 +24,7 @@ GAP_S = 2.0  # between two rows of a log
 APART_S = 3.0  # between the durations of sensors, film and sound
 RATES = {"audio": (16000, 16000), "video": (5, 120), "series": (4, 20)}  # lowest and highest: samples, frames, rows a second
 SHOWN = 3
+TELLING = 0.9  # share of sessions of one class, or of welds of the class that most with their code have: some are entered wrong
 
 
 class Found(NamedTuple):
@@ -67,8 +68,14 @@ def problems(welds: Sequence[Weld], found: Mapping[str, Found], views: int, offi
     return [*_classes(welds), *_photos(of, views), *_media(of), *_sessions(welds, official), *_readable_classes(of), *_arcs(of)]
 
 
-def _warned(code: str, places: Sequence[str], what: str, fix: str) -> Problem:
-    return Problem(code, "warning", places[0], f"{what}: {len(places)} ({some(list(places), SHOWN)})", fix)
+def _warned(code: str, places: Sequence[str], what: str, fix: str, told: Sequence[str] = ()) -> Problem:
+    """told: what is listed of each place, in the place of its name."""
+    return Problem(code, "warning", places[0], f"{what}: {len(places)} ({some(list(told or places), SHOWN)})", fix)
+
+
+def _measured(code: str, found: Sequence[tuple[str, str]], what: str, fix: str) -> Problem:
+    """found: places and a figure of each."""
+    return _warned(code, [place for place, _ in found], what, fix, [f"{place} {figure}" for place, figure in found])
 
 
 def _classes(welds: Sequence[Weld]) -> Iterator[Problem]:
@@ -93,16 +100,17 @@ def _photos(of: Sequence[tuple[Weld, Found]], views: int) -> Iterator[Problem]:
 
 
 def _media(of: Sequence[tuple[Weld, Found]]) -> Iterator[Problem]:
-    if bad := [f"{weld.path(name)}: {why}" for weld, one in of for name, why in one.unreadable.items()]:
-        yield _warned("E443", bad, "files that cannot be read", "Copy them again; extract_records leaves them out")
-    if gaps := [f"{weld.path('series')} {one.gap_s:.1f} s" for weld, one in of if one.gap_s > GAP_S]:
-        yield _warned("E444", gaps, f"logs whose clock jumps by more than {GAP_S:g} s", "No steps are made up within a gap; the encoder leaves it out")
+    if bad := [(weld.path(name), why) for weld, one in of for name, why in one.unreadable.items()]:
+        whys = [why.rstrip(".") for _, why in bad]  # each names its file
+        yield _warned("E443", [place for place, _ in bad], "files that cannot be read", "Copy them again; extract_records leaves them out", whys)
+    if gaps := [(weld.path("series"), f"{one.gap_s:.1f} s") for weld, one in of if one.gap_s > GAP_S]:
+        yield _measured("E444", gaps, f"logs whose clock jumps by more than {GAP_S:g} s", "No steps are made up within a gap; the encoder leaves it out")
     for name, (least, most) in RATES.items():
-        if wrong := [f"{weld.path(name)} {one.rates[name]:.5g}" for weld, one in of if name in one.rates and not least <= one.rates[name] <= most]:
+        if wrong := [(weld.path(name), f"{one.rates[name]:.5g}") for weld, one in of if name in one.rates and not least <= one.rates[name] <= most]:
             expected = f"{least}" if least == most else f"{least} to {most}"
-            yield _warned("E445", wrong, f"files of {name} at a rate other than {expected} a second", "They are resampled; look whether they were cut")
-    if apart := [f"{weld.place} {_spread(one):.1f} s" for weld, one in of if _spread(one) > APART_S]:
-        yield _warned("E446", apart, f"welds whose sensors, film and sound differ by more than {APART_S:g} s in length",
+            yield _measured("E445", wrong, f"files of {name} at a rate other than {expected} a second", "They are resampled; look whether they were cut")
+    if apart := [(weld.place, f"{_spread(one):.1f} s") for weld, one in of if _spread(one) > APART_S]:
+        yield _measured("E446", apart, f"welds whose sensors, film and sound differ by more than {APART_S:g} s in length",
                       "Look whether one was cut; set `onset: true` of the encoders, which aligns them on the arc")  # fmt: skip
 
 
@@ -119,16 +127,18 @@ def _sessions(welds: Sequence[Weld], official: bool) -> Iterator[Problem]:
         told = "the manifest of Assay takes the welds that train shares with the judged out of train" if official else "it is not used, only noted"
         yield _warned("E447", crossing, f"sessions that lie in several lists of the official split ({told})",
                       "Quote figures of whole sessions (`split: none`) beside any of this split")  # fmt: skip
-    if len(kinds) > 1 and all(len(names) == 1 for names in kinds.values()):
-        yield _warned("E447", sorted(kinds), "sessions with one class each, so that whatever tells a session tells the class",
+    own = sorted(session for session, names in kinds.items() if len(names) == 1)
+    if len(kinds) > 1 and len(own) >= TELLING * len(kinds):
+        yield _warned("E447", own, "sessions with one class each, so that whatever tells a session tells the class",
                       "Never split a session, and look at the control that sees the session alone")  # fmt: skip
 
 
 def _readable_classes(of: Sequence[tuple[Weld, Found]]) -> Iterator[Problem]:
-    by_code = defaultdict(set)
+    by_code = defaultdict(Counter)
     for weld, _ in of:
-        by_code[weld.part[-2:]].add(weld.kind)
-    if len(by_code) < 2 or any(len(kinds) > 1 for kinds in by_code.values()) or not all(code.isdigit() for code in by_code):
+        by_code[weld.part[-2:]][weld.kind] += 1
+    told = sum(max(kinds.values()) for kinds in by_code.values())
+    if len({kinds.most_common(1)[0][0] for kinds in by_code.values()}) < 2 or told < TELLING * len(of) or not all(code.isdigit() for code in by_code):
         return
     what = "names of files tell the class by the last two digits of the part number, and the release has it on a paper label in every photograph"
     places = [weld.place for weld, one in of if one.photos] or [of[0][0].place]

@@ -76,7 +76,7 @@ def read_pictures(path: Path, most: int | None = None) -> list[NDArray[np.uint8]
     """One picture, or those of a folder in order of their names, `most` of them at most. Raises DataError (E430, E431)."""
     if not path.is_dir():
         return [read_image(path)]
-    found = sorted(one for one in path.iterdir() if images.is_image_name(one))[:most]
+    found = sorted(one for one in path.iterdir() if images.is_image_name(one) and one.is_file())[:most]
     if not found:
         raise DataError(f"E430 {path} holds no picture. Put PNG or JPEG files there, or leave that cell of the table blank")
     return [read_image(one) for one in found]

@@ -59,6 +59,12 @@ def recognised(source: Path) -> str | None:
     return None
 
 
+def suited(adapter: str) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The entries of encoders that a layout asks for, by modality, and those of the controls that can be had of its facts; mostly none."""
+    module = importlib.import_module(f"stages.datasets.{adapter}")
+    return getattr(module, "ENCODERS", {}), getattr(module, "CONTROLS", {})
+
+
 def read(adapter: str, source: Path, folder: Path, given: dict[str, Any], at: tuple[str, ...] = ()) -> RecordReading:
     """Call an adapter with its options checked; an archive is unpacked into `folder` first, generated media are written there.
 

@@ -14,6 +14,7 @@ the same bytes; classes, sessions, timing and evidence depend on nothing but `se
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,7 +146,8 @@ def scene(drawn: Plan, at: int, medium: str, seed: int) -> Scene:
 
 
 def render_session(folder: Path, drawn: Plan, session: int, wanted: Options) -> None:
-    """Write the media of one session."""
+    """Write the media of one session, in the place of those that other options left there."""
+    shutil.rmtree(folder / drawn.sessions[session].name, ignore_errors=True)
     for at in np.flatnonzero(drawn.session == session).tolist():
         render(folder, drawn, at, wanted)
 

@@ -65,7 +65,7 @@ def arc_off(signal: Signal, current: str = CURRENT, above: float = 5.0, steps: i
 
 def photos(folder: Path) -> list[Path]:
     """The pictures of a folder in order of their names; none where it is not there."""
-    return sorted(path for path in folder.iterdir() if images.is_image_name(path)) if folder.is_dir() else []
+    return sorted(path for path in folder.iterdir() if images.is_image_name(path) and path.is_file()) if folder.is_dir() else []
 
 
 def angles(paths: Sequence[Path], views: int) -> list[int]:
@@ -127,7 +127,7 @@ def _number(path: Path, place: int, name: str, cell: str, decimal: str) -> float
         value = float(cell.replace(decimal, "."))
     except ValueError:
         raise DataError(f"E434 {path}: row {place} of {name} holds {cell!r}, expected a number or nothing. Mend the cell, or empty it") from None
-    if not np.isfinite(value):
+    if abs(value) > float(np.finfo(np.float32).max):  # infinite, or it would be as float32
         raise DataError(f"E434 {path} holds an infinite value in {name}. Leave the cell empty where the sensor gave none")
     return value
 
@@ -154,9 +154,12 @@ def _moment(path: Path, place: int, cell: str, decimal: str) -> float:
         hour = int(match[1]) % 12 + 12 * (match[5].lower() == "pm") if match[5] else int(match[1])
         return hour * 3600 + int(match[2]) * 60 + int(match[3]) + float(f"0.{match[4] or 0}")
     try:
-        return float(cell.replace(decimal, "."))
+        moment = float(cell.replace(decimal, "."))
     except ValueError:
-        raise DataError(f"E434 {path}: row {place} has the time {cell!r}, expected 13:05:09.250 or seconds. Mend it, or take the row out") from None
+        moment = np.nan
+    if not np.isfinite(moment):
+        raise DataError(f"E434 {path}: row {place} has the time {cell!r}, expected 13:05:09.250 or seconds. Mend it, or take the row out")
+    return moment
 
 
 def _arc(signal: Signal, current: str, above: float, steps: int, *, first: bool) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from stages import io
 from stages.datasets.intel_welding import CLASSES, GOOD, find_manifest, read_manifest
 from stages.datasets.record_errors import some
+from stages.datasets.records import UNKNOWN
 from stages.datasets.samples import Problem
 
 LISTS = ("train", "val", "test")
@@ -31,6 +32,7 @@ class Labels(NamedTuple):
     welds: int
     classes: dict[str, dict[str, int]]  # class -> list -> welds, all lists that there are; Good first
     sessions: dict[str, int]  # class -> sessions that have it
+    session_count: int  # of all; a session of several classes is one
     mixed: list[str]  # sessions with several classes
     problems: list[Problem]
 
@@ -51,7 +53,8 @@ def of_folder(folder: Path) -> Labels:
 def of_prepared(dataset: str, project: Path = Path()) -> Labels:
     """Of a data set that `manifest_records` has split. Raises Missing where it has not."""
     samples = io.read_json(io.require(project / "data" / dataset / "manifest.json"))["samples"]
-    return counted(Place(row["fault"] or (GOOD if row["label"] == 0 else "unnamed"), row["group"], row["split"]) for row in samples)
+    judged = [row for row in samples if row["label"] != UNKNOWN]  # the others are of no class, and in no list
+    return counted(Place(row["fault"] or (GOOD if row["label"] == 0 else "unnamed"), row["group"], row["split"]) for row in judged)
 
 
 def counted(places: Iterable[Place], official: bool = False) -> Labels:
@@ -68,7 +71,7 @@ def counted(places: Iterable[Place], official: bool = False) -> Labels:
     classes = {kind: {split: number[kind, split] for split in splits} for kind in order}
     mixed = sorted(session for session, own in kinds.items() if len(own) > 1)
     whole = {kind: len(sessions[kind]) for kind in order}
-    return Labels(len(found), classes, whole, mixed, _problems(classes, whole, mixed, official))
+    return Labels(len(found), classes, whole, len(kinds), mixed, _problems(classes, whole, mixed, official))
 
 
 def render(found: Labels) -> str:
@@ -79,7 +82,7 @@ def render(found: Labels) -> str:
     for kind, counts in found.classes.items():
         lines.append(f"{kind:<{width}} {sum(counts.values()):>6} {found.sessions[kind]:>8}" + _cells(list(counts.values())))
     total = [sum(counts[split] for counts in found.classes.values()) for split in splits]
-    lines.append(f"{'all':<{width}} {found.welds:>6} {sum(found.sessions.values()):>8}" + _cells(total))
+    lines.append(f"{'all':<{width}} {found.welds:>6} {found.session_count:>8}" + _cells(total))
     good = found.classes.get(GOOD, {})
     shares = [f"{split} {1 - good.get(split, 0) / count:.0%}" for split, count in zip(splits, total, strict=True) if count]
     lines.append(f"share of defects: {', '.join(shares)}")

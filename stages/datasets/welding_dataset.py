@@ -104,7 +104,7 @@ class WeldingDataset:
         split: those of one list of its official split; record_ids: those of one list of anybody's, in that order. how: of `MediaReader`.
         Raises DataError (E440) where there is no manifest.
         """
-        reading = read_layout(folder, views=shape.views, open_media=False)
+        reading = read_layout(folder, views=shape.views, open_media=False, hashed=False)
         rows = list(reading.rows)
         if split is not None:
             rows = [row for row in rows if row.facts.get("official_split") == split]
@@ -202,7 +202,8 @@ class MediaReader:
         log = read_log(path)
         start = (arc_on(log) or 0.0) if self.onset else 0.0
         moments, values = resampled(log, start, self.shape.steps, self.shape.rate_hz, gap_s=2.0)
-        return Medium(chosen_sensors(path, log.variables, values, self.nominal), ((moments - start) / self.shape.clock_s).clip(0, 1))
+        at = np.rint((moments - start) * self.shape.rate_hz).astype(int).tolist()  # steps within a gap of the clock stay padding
+        return Medium(chosen_sensors(path, log.variables, values, self.nominal), ((moments - start) / self.shape.clock_s).clip(0, 1), at)
 
 
 def log_mel(samples: NDArray[np.float32], rate: int, bands: int) -> NDArray[np.float32]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages import io, params
+from stages.datasets import record_adapters
 from stages.datasets.check import layout_of
 from stages.datasets.record_adapters import STORED
 from stages.datasets.tiles import in_tiles
 from stages.detectors import zoo
-from stages.params import Params, ParamsError, nearest
+from stages.params import Params, ParamsError, RecordTask, nearest
 from stages.serving import record_check
 
 DVC = Path("dvc.yaml")
@@ -90,11 +91,12 @@ def add_signals(directory: Path, name: str | None = None, adapter: str = "signal
 
 
 def add_records(directory: Path, name: str | None = None, adapter: str | None = None, models: Sequence[str] = ()) -> Added:
-    """Write the entries of a data set of records: `.pt` files of tokens, or raw media, each modality with the encoder that other data sets give it.
+    """Write the entries of a data set of records: `.pt` files of tokens, or raw media, each modality with the encoder that its layout asks for, else with
+    that of other data sets.
 
-    adapter: stored_records where there are `.pt` files, else media_folder. models: only these of `records.models`; by default those that another data
-    set has. Raises ParamsError for a name that is taken or cannot be one, or for an unknown model, DataError where there are no records; then nothing is
-    written.
+    adapter: by default the one that knows the layout, stored_records where there are `.pt` files, else media_folder. models: only these of
+    `records.models`; by default those that another data set has, of which no row asks for a modality that is not here. Raises ParamsError for a name that
+    is taken or cannot be one, or for a model that is unknown or asks for such a modality, DataError where there are no records; then nothing is written.
     """
     settings = params.load()
     task, name, source = settings.record_task, _checked_name(settings, name, directory), _source(directory)
@@ -103,14 +105,16 @@ def add_records(directory: Path, name: str | None = None, adapter: str | None = 
     adapter = adapter or record_check.adapter_of(directory)
     examined = record_check.examine(directory, adapter, name)
     modalities = examined.modalities
-    encoders = {modality: record_check.encoder_for(task, modality, examined.kinds[modality]) for modality in modalities}
+    encoders, controls = _record_encoders(task, examined, name)
     extracts = {
         f"{name}-{modality}": {"dataset": name, "modality": modality, "encoder": encoder, "code": f"stages/encoders/media/{entry['kind']}.py"}
+        | ({"control": True} if modality in controls else {})
         for modality, (encoder, entry) in encoders.items()
     }
     content = _yaml().load(params.PATH.read_text(encoding="utf-8"))["records"]["runs"]
     known = {entry.model: run for run, entry in reversed(task.runs.items())}
-    runs = {f"{name}-{model}": _renamed(content[run], name) for model, run in reversed(known.items()) if not models or model in models}
+    fitting = _fitting(task, [model for model in reversed(known) if not models or model in models], {*encoders, *examined.widths}, asked=models)
+    runs = {f"{name}-{model}": _renamed(content[known[model]], name) for model in fitting}
     new = {encoder: entry for encoder, entry in encoders.values() if encoder not in task.encoders}
     own = {"datasets": {name: {"adapter": adapter, "source": source}}, "encoders": new, "extracts": extracts, "runs": runs}
     _write({f"records.{section}": entries for section, entries in own.items()})
@@ -118,6 +122,27 @@ def add_records(directory: Path, name: str | None = None, adapter: str | None = 
     return Added(
         name, adapter, source, list(extracts), list(runs), _add_deps(name, list(task.datasets)), f"assay predict --dataset {name} {media}"
     )
+
+
+def _record_encoders(task: RecordTask, examined: record_check.Examined, name: str) -> tuple[dict[str, tuple[str, dict[str, Any]]], list[str]]:
+    """By modality the name and the entry of its encoder, controls last, and which modalities are controls: those whose facts are all here."""
+    asked, controls = record_adapters.suited(examined.adapter)
+    told = {
+        modality: entry for modality, entry in controls.items() if {*entry.get("nominal", ()), *entry.get("hashed", ())} <= set(examined.facts)
+    }
+    found = {
+        modality: (f"{name}-{modality}", asked[modality]) if modality in asked else record_check.encoder_for(task, modality, examined.kinds[modality])
+        for modality in examined.modalities
+    }
+    return found | {modality: (f"{name}-{modality}", entry) for modality, entry in told.items()}, list(told)
+
+
+def _fitting(task: RecordTask, known: Sequence[str], here: set[str], asked: Sequence[str]) -> list[str]:
+    """Those models whose rows are shown no modality that is not `here`. Raises ParamsError for one of `asked` that is none of them."""
+    lacks = {model: {name for row in task.rows(model).values() for name in row.modalities or ()} - here for model in known}
+    if unfit := next((model for model in asked if lacks.get(model)), None):
+        raise ParamsError(f"{unfit} has rows that are shown {', '.join(sorted(lacks[unfit]))}; there are {', '.join(sorted(here))}. Name another --model")
+    return [model for model in known if not lacks[model]]
 
 
 def add_models(dataset: str, models: Sequence[str], schedule: zoo.Schedule = "full") -> list[str]:

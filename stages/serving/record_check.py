@@ -30,6 +30,7 @@ class Examined(NamedTuple):
     labels: dict[str, int]
     faults: dict[str, int]
     groups: int
+    facts: list[str]  # what is known of records beside their media
     splits: dict[str, dict[str, int]]  # train, val, test: normal and anomalous records; empty where they cannot be drawn
     problems: list[Problem]
 
@@ -72,6 +73,7 @@ def examine(source: Path, adapter: str | None = None, name: str = "records") -> 
         {label: labels[label] for label in LABELS.values()},
         dict(Counter(row.fault for row in rows if row.fault).most_common()),
         len({row.group for row in rows}),
+        list(dict.fromkeys(name for row in rows for name in row.facts)),
         splits,
         problems,
     )
@@ -139,6 +141,8 @@ def render(found: Examined) -> str:
         lines += [f"  {modality}: {count} records" for modality, count in found.modalities.items()]
     if found.faults:
         lines.append(f"  faults: {', '.join(f'{name} {count}' for name, count in found.faults.items())}")
+    if found.facts:
+        lines.append(f"  facts: {', '.join(found.facts)}")
     lines += [f"{problem.severity} {problem.code} {problem.path}: {problem.what}. {problem.fix}" for problem in found.problems]
     for split, counts in found.splits.items():
         lines.append(f"  {split}: {', '.join(f'{count} {kind}' for kind, count in counts.items())}")

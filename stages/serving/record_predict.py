@@ -185,6 +185,9 @@ def _told(model: RecordModel, detector: RecordDetector, records: Records, temper
 def _moment(model: RecordModel, span: Span) -> str:
     path = model.project / "features" / model.dataset / span.modality / "records.json"
     entry = io.read_json(path).get("entry", {}) if path.is_file() else {}
+    if entry.get("kind") == "views":  # the time of a photograph is its angle
+        first, last = (round(moment * (entry["views"] - 1)) + 1 for moment in (span.start, span.end))
+        return f"photograph {first}{f' to {last}' if last > first else ''} of {entry['views']}, by {span.modality}"
     if entry.get("onset") and entry.get("clock_s"):
         return f"{span.start * entry['clock_s']:.1f} to {span.end * entry['clock_s']:.1f} s from the arc, by {span.modality}"
     return f"{100 * span.start:.0f} to {100 * span.end:.0f} % of the record, by {span.modality}"

@@ -122,6 +122,8 @@ def test_gaps_rates_lengths_and_cold_arcs_are_named(tree):
     assert "8000" in found["E445"] and others[1].name in found["E446"] and "4.1 s" in found["E446"]
     assert others[2].name in found["E449"] and "1 good" in found["E449"]
     assert others[3].name in found["E443"]
+    path = {problem.code: problem.path for problem in _read(root).problems}
+    assert all((root / path[code]).exists() for code in ("E443", "E444", "E445", "E446", "E449"))
     assert set(_codes(root, open_media=False)) == {"E447", "E448"}
 
 
@@ -135,6 +137,26 @@ def test_a_category_that_contradicts_its_part_number_counts_and_is_named(tree):
         "codes of part numbers that stand for several classes",
     ]
     assert {"overlap", "rust"} <= {row.fault for row in _read(root).rows}
+
+
+def test_a_weld_that_is_entered_wrong_does_not_hide_that_names_tell_the_class(tmp_path):
+    write_tree(tmp_path, [("Good", "00")] * 6 + [("Undercut", "09")] * 6, seconds=1.0, arc=(0.25, 0.75), photos=1)
+    _manifest(tmp_path, lambda text: text.replace("Undercut", "Good", 1))
+    assert {"E441", "E447", "E448"} <= set(_codes(tmp_path, open_media=False))
+    _manifest(tmp_path, lambda text: text.replace("Undercut", "Good", 6))
+    assert "E448" not in _codes(tmp_path, open_media=False), "half of a code's welds say nothing of the others"
+
+
+def test_a_list_that_nobody_knows_is_named(tree):
+    root, _ = tree
+    _manifest(root, lambda text: text.replace("TRAIN", "holdout", 1))
+    assert "SPLIT says holdout" in _codes(root)["E440"]
+
+
+def test_a_folder_with_the_name_of_a_picture_is_none(tree):
+    root, place = tree
+    (place / "images" / "a.jpg").mkdir()
+    assert check(_read(root)).lost == 0 and "E442" not in _codes(root)
 
 
 def test_the_official_split_is_kept_on_request_only_and_its_leaks_are_taken_out(tree):
@@ -159,8 +181,12 @@ def test_the_official_split_is_kept_on_request_only_and_its_leaks_are_taken_out(
     [
         (lambda text: text.replace("DIRECTORY", "FOLDER"), "E440 .*missing: directory"),
         (lambda text: text.replace("24.5", "many", 1), "E440 .*line 2 has VOLTAGE_V 'many'"),
+        (lambda text: text.replace("24.5", "inf", 1), "E440 .*line 2 has VOLTAGE_V 'inf'"),
         (lambda text: text.replace("Good,", ",", 1), "E440 .*line 2 lacks CATEGORY"),
+        (lambda text: text + "Good,fillet,7\n", "E440 .*line 14 lacks CATEGORY, DIRECTORY or SUBDIRS"),
+        (lambda text: text.replace("fillet", "f" * 200_000, 1), "E440 .*cannot be used: field larger"),
         (lambda text: text.replace(",s00,s00/", ",../else,../else/"), "E440 .*outside"),
+        (lambda text: text.replace(",s00/", f",s00/{'p' * 251}", 1), "E440 .*line 2 .*too long"),
         (lambda text: f"{text}{text.splitlines()[1]}\n", "E440 .*twice"),
         (lambda text: text.splitlines()[0], "E440 .*lists no weld"),
     ],

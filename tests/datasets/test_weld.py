@@ -220,6 +220,13 @@ def test_the_same_options_give_the_same_bytes_and_another_seed_others(made, tmp_
     assert not np.array_equal(planned().evidence.x["audio"], planned(seed=1).evidence.x["audio"])
 
 
+def test_what_other_options_left_in_the_folder_of_a_session_is_gone(tmp_path):
+    for rate in (0.0, 1.0):
+        drawn = planned(sessions=36, welds=1, rate=dict.fromkeys(("video", "audio", "image"), rate))
+        weld.render_session(tmp_path, drawn, 0, weld.Options(0, 32, 48, True))
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".csv"}
+
+
 def test_what_is_missing_offset_or_confounded_leaves_classes_and_evidence_alone():
     usual = planned()
     for changed in ({"rate": dict.fromkeys(MEDIA, 0.4)}, {"missing_views": 0.5}, {"confound": 1.0}, {"offset_s": 2.0}):

@@ -55,7 +55,10 @@ def test_clocks(tmp_path, clocks, seconds):
         ("Time,Feed\n", "E434 .*0 rows"),
         ("Time,Feed\n9:00:00,fast\n", "E434 .*row 0 of feed holds 'fast'"),
         ("Time,Feed\n9:00:00,inf\n", "E434 .*infinite value in feed"),
+        ("Time,Feed\n9:00:00,1e39\n", "E434 .*infinite value in feed"),
         ("Time,Feed\nnoon,1\n", "E434 .*has the time 'noon'"),
+        ("Time,Feed\n1,1\nnan,1\n", "E434 .*row 1 has the time 'nan'"),
+        ("Time,Feed\n1,1\n1e999,1\n", "E434 .*row 1 has the time '1e999'"),
         ("Time,Feed\n9:00:05,1\n9:00:04,1\n", r"E434 .*runs backwards at row 1 \(9:00:04\)"),
     ],
 )

@@ -29,6 +29,7 @@ def test_a_class_that_train_lacks_is_an_error_but_in_the_official_split():
 
 def test_a_session_of_several_classes_is_named():
     found = counted([*EVEN, Place("good", "porosity-train", "train")])
+    assert found.session_count == 6 and sum(found.sessions.values()) == 7 and "all 13 6 " in " ".join(render(found).split())
     assert found.mixed == ["porosity-train"] and [one.code for one in found.problems] == ["E452"]
 
 
@@ -41,5 +42,6 @@ def test_a_folder_and_a_prepared_data_set_are_counted(tmp_path):
     with pytest.raises(Missing):
         of_prepared("weld", tmp_path)
     rows = [{"fault": fault, "label": int(bool(fault)), "group": f"s{fault}", "split": "train"} for fault in ("", "overlap")]
+    rows.append({"fault": None, "label": -1, "group": "new", "split": "unlabelled"})
     io.write_json(tmp_path / "data" / "weld" / "manifest.json", {"samples": rows})
     assert list(of_prepared("weld", tmp_path).classes) == ["good", "overlap"]

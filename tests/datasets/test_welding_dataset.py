@@ -7,7 +7,7 @@ from stages.datasets.intel_welding import CLASSES
 from stages.datasets.record_adapters import RecordRow
 from stages.datasets.samples import DataError
 from stages.datasets.welding_dataset import MediaReader, Medium, Shape, WeldingDataset, collate
-from tests.datasets.weld_trees import write_tree
+from tests.datasets.weld_trees import log_rows, write_log, write_tree
 
 SHAPE = Shape(frames=16, frame_size=32, clock_s=2.0)
 
@@ -119,6 +119,18 @@ def test_a_folder_of_the_release_is_read_on_the_clock_of_the_arc(tree):
         assert 14 <= sample["masks"]["sensors"].sum() <= 20
     plain = WeldingDataset.from_folder(tree, SHAPE, onset=False)[0]
     assert plain["video"][0].mean() < 0.15 and plain["sensors"][0, 3] == -3
+
+
+def test_steps_within_a_gap_of_the_clock_are_padding_and_those_after_it_lie_where_they_belong(tmp_path):
+    write_tree(tmp_path, [("Good", "00")], welds=1, seconds=3.0, arc=(0.0, 3.0), photos=1)
+    log = next(tmp_path.rglob("s00/*/*.csv"))
+    rows = log_rows(4.0, (0.0, 4.0))
+    rows[16:, 0] += 3
+    write_log(log, rows)
+    sample = WeldingDataset.from_folder(tmp_path, SHAPE._replace(rate_hz=8.0, clock_s=10.0))[0]
+    mask = sample["masks"]["sensors"]
+    assert np.flatnonzero(mask).tolist() == [*range(16), *range(40, 56)] and not sample["sensors"][~mask].any()
+    np.testing.assert_allclose(sample["time"]["sensors"][mask] * 80, np.flatnonzero(mask), atol=1e-3)
 
 
 def test_lists_are_chosen_by_split_or_by_id(tree):

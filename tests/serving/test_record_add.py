@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from stages import params
+from stages import extract_records, io, manifest_records, params, prepare_records
 from stages.datasets.record_files import write_record
 from stages.params import ParamsError
 from stages.serving import record_check
 from stages.serving.add import add, add_records, add_signals
+from tests.datasets.weld_trees import write_tree
 from tests.fusion.synthetic import samples
 
 
@@ -37,7 +38,7 @@ def test_stored_records_get_one_extract_and_the_models_of_the_others_and_every_o
     (extract,) = (extract for extract in task.extracts.values() if extract.dataset == "line-3")
     assert extract.modality == "stored" and task.encoders[extract.encoder].kind == "stored"
     assert extract.code == "stages/encoders/media/stored.py"
-    assert {task.runs[run].model for run in added.runs} == {run.model for run in old.runs.values()}
+    assert {task.runs[run].model for run in added.runs} == {run.model for run in old.runs.values()} - {"weld-controls", "weld-fusion"}
     for run in added.runs:
         other = next(entry for entry in old.runs.values() if entry.model == task.runs[run].model)
         assert task.runs[run] == other.model_copy(update={"dataset": "line-3"})
@@ -55,6 +56,7 @@ def test_a_name_that_any_task_has_or_a_model_that_is_none_changes_nothing(projec
         ("server", (), "is taken"),
         ("station", (), "is taken"),
         ("x", ("perceiver",), "no entry 'perceiver'"),
+        ("x", ("perceiver-moe", "weld-controls"), "weld-controls has rows that are shown duration, session, setpoint; there are image, series, stored, text"),
     ):
         with pytest.raises(ParamsError, match=said):
             add_records(Path("Line 3"), name, models=models)
@@ -99,6 +101,38 @@ def test_raw_media_get_an_extract_for_each_modality_that_the_table_has(project, 
     encoders = {extract.modality: extract.encoder for extract in task.extracts.values() if extract.dataset == "press"}
     assert encoders == {"text": "notes", "series": "plain-series"} and task.encoders["plain-series"].kind == "windows"
     assert added.predict == "assay predict --dataset press text=FILE series=FILE"
+
+
+def test_a_welding_release_gets_encoders_on_the_clock_of_the_arc_without_its_label_and_the_controls(project, assay, monkeypatch):
+    """The plain ones would show the class code in print, and the column with the part number as a sensor."""
+    monkeypatch.chdir(project)
+    kinds = [(kind, code) for kind, code in (("Good", "00"), ("Undercut", "09"), ("Overlap", "06")) for _ in range(3)]
+    Path("release").mkdir()
+    write_tree(Path("release"), kinds, welds=1, seconds=1.5, arc=(0.5, 1.25), photos=1)
+    added = add_records(Path("release"))
+    task = params.load().records
+    own = {extract.modality: (task.encoders[extract.encoder], extract) for extract in task.extracts.values() if extract.dataset == "release"}
+    assert added.adapter == "intel_welding"
+    assert {name: entry.kind for name, (entry, _) in own.items()} == {
+        "image": "views", "video": "arc_film", "audio": "arc_sound", "series": "sensor_steps", "setpoint": "facts", "duration": "facts", "session": "facts",
+    }  # fmt: skip
+    assert [name for name, (_, extract) in own.items() if extract.control] == ["setpoint", "duration", "session"]
+    assert own["image"][0].options["crop"][1] > 0 and own["series"][0].options["relative"]
+    assert {"release-weld-controls", "release-weld-fusion"} <= set(added.runs)
+    assert prepare_records.main("release") == 0 and manifest_records.main("release") == 0
+    assert extract_records.main("release", "series") == extract_records.main("release", "setpoint") == extract_records.main("release", "session") == 0
+    assert io.read_json(Path("features/release/setpoint/records.json"))["control"] is True
+
+
+def test_controls_are_written_only_where_their_facts_are(project, monkeypatch):
+    monkeypatch.chdir(project)
+    Path("release").mkdir()
+    write_tree(Path("release"), [("Good", "00")] * 3 + [("Undercut", "09")] * 3, welds=1, seconds=1.5, arc=(0.5, 1.25), photos=1)
+    manifest = Path("release/manifest.csv")
+    manifest.write_text(manifest.read_text().replace("GAS_BAR", "PRESSURE"))
+    added = add_records(Path("release"))
+    assert "release-setpoint" not in added.extracts and "release-session" in added.extracts
+    assert "release-weld-fusion" in added.runs and "release-weld-controls" not in added.runs
 
 
 def test_the_check_counts_records_and_draws_the_split_that_the_protocol_would(project, assay, monkeypatch):

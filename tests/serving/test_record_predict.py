@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from stages import io, params
 from stages.datasets.record_files import write_record
 from stages.datasets.records import Record, Tokens
 from stages.errors import Missing
+from stages.fusion.occlusion import Span
 from stages.serving import record_predict
 from stages.serving.record_model import choose, threshold_of
 from stages.serving.record_thresholds import first_threshold
@@ -206,3 +208,18 @@ def test_media_are_not_for_a_model_that_learnt_from_stored_files(here, assay, mo
         features.rmdir()
         (here / "features/kept").rename(features)
     assert code == 1 and "learnt from .pt files, and which encoder made their text is not known. Give a .pt file" in err
+
+
+@pytest.mark.parametrize(
+    ("entry", "span", "said"),
+    [
+        ({"kind": "views", "views": 5}, (0.9, 1.0), "photograph 5 of 5, by image"),
+        ({"kind": "views", "views": 5}, (0.2, 0.6), "photograph 2 to 3 of 5, by image"),
+        ({"kind": "arc_film", "onset": True, "clock_s": 40.0}, (0.1, 0.2), "4.0 to 8.0 s from the arc, by image"),
+        ({"kind": "frames"}, (0.1, 0.2), "10 to 20 % of the record, by image"),
+    ],
+)
+def test_where_a_fault_is_suspected_is_said_in_what_the_encoder_counts(tmp_path, entry, span, said):
+    io.write_json(tmp_path / "features/welds/image/records.json", {"entry": entry})
+    model = SimpleNamespace(project=tmp_path, dataset="welds")
+    assert record_predict._moment(model, Span("r", "image", *span, 1.0)) == said

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from stages.datasets.record_store import StoreWriter
 from stages.datasets.records import FACT, Record, Tokens
+from stages.datasets.samples import DataError
 from stages.params import ParamsError, nearest
 
 
@@ -24,7 +25,7 @@ def pack(
     modality: str,
     about: dict[str, Any],
     *,
-    nominal: dict[str, tuple[float, float]] | None = None,
+    nominal: dict[str, tuple[float, Annotated[float, Field(gt=0)]]] | None = None,
     levels: dict[str, list[str]] | None = None,
     hashed: dict[str, Annotated[int, Field(ge=1)]] | None = None,
 ) -> int:
@@ -32,7 +33,7 @@ def pack(
 
     nominal: by number its centre and spread, an engineer's figures; a token holds (value - centre) / spread. levels: by name what it can be, which is one
     column each; anything else is none of them. hashed: by name of what can be anything (a session) into how many columns; each value is one of them, and
-    two may share one. Raises ParamsError for a fact that the table has not.
+    two may share one. Raises ParamsError for a fact that the table has not, DataError (E436) where no record has them all.
     """
     nominal, levels, hashed = nominal or {}, levels or {}, hashed or {}
     names = (*nominal, *levels, *hashed)
@@ -51,6 +52,8 @@ def pack(
         token = Tokens(torch.tensor([values], dtype=torch.float32), torch.zeros(1))
         writer.add(Record(row["record_id"], {modality: token}, row["label"], row["group"], row["fault"], row["split"]))
         told += 1
+    if not told:
+        raise DataError(f"E436 no record has all of {', '.join(names)}. Fill them in, or take the entry of {modality} out of records.extracts")
     writer.close({**about, "weights": "none"})
     return told
 

@@ -44,7 +44,7 @@ def build(
     place: Place,
     *,
     divided: dict[str, tuple[str, Annotated[float, Field(gt=0)]]] | None = None,
-    kept: dict[str, tuple[float, float]] | None = None,
+    kept: dict[str, tuple[float, Annotated[float, Field(gt=0)]]] | None = None,
     steps: Annotated[int, Field(ge=4)] = 256,
     rate_hz: Annotated[float, Field(gt=0)] = 8.6,
     onset: bool = True,

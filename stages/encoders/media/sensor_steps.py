@@ -26,7 +26,7 @@ from stages.encoders.media.encoder import Place, TokenEncoder
 def build(
     place: Place,
     *,
-    nominal: dict[str, tuple[float, float]] | None = None,
+    nominal: dict[str, tuple[float, Annotated[float, Field(gt=0)]]] | None = None,
     steps: Annotated[int, Field(ge=4)] = 256,
     rate_hz: Annotated[float, Field(gt=0)] = 8.6,
     onset: bool = True,

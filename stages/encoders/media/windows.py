@@ -34,7 +34,7 @@ def build(
     *,
     steps: Annotated[int, Field(ge=4)] = 32,
     frequencies: Annotated[int, Field(ge=0)] = 8,
-    nominal: dict[str, tuple[float, float]] | None = None,
+    nominal: dict[str, tuple[float, Annotated[float, Field(gt=0)]]] | None = None,
 ) -> TokenEncoder:
     """steps: of a patch; a rest of fewer than half of them joins the patch before it. frequencies: 1 .. that many periods in a patch."""
     variables: list[str] = list(nominal or ())

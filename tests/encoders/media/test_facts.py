@@ -1,11 +1,14 @@
 """What the sample table says of a record, as a token."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
 from stages.datasets.record_store import RecordStore
+from stages.datasets.samples import DataError
 from stages.encoders.media.facts import pack
-from stages.params import ParamsError
+from stages.params import ParamsError, options
 
 ROWS = [
     {"record_id": "a", "label": 0, "group": "", "fault": "", "split": None, "fact_current_a": 150.0, "fact_steel": "S235"},
@@ -29,6 +32,18 @@ def test_numbers_are_scaled_by_the_engineers_figures_and_names_are_columns(tmp_p
 def test_a_fact_that_the_table_has_not_is_named(tmp_path, options, said):
     with pytest.raises(ParamsError, match=said):
         pack(ROWS, tmp_path, "setpoint", {}, **options)
+
+
+def test_facts_that_no_record_has_together_are_no_empty_control(tmp_path):
+    with pytest.raises(DataError, match="E436 no record has all of current_a"):
+        pack(ROWS[2:], tmp_path, "setpoint", {}, nominal={"current_a": (180.0, 30.0)})
+
+
+@pytest.mark.parametrize("kind", ["facts", "sensor_steps", "windows"])
+def test_a_spread_of_nothing_is_refused(kind):
+    build = pack if kind == "facts" else import_module(f"stages.encoders.media.{kind}").build
+    with pytest.raises(ParamsError, match="nominal.feed.1: Input should be greater than 0"):
+        options(build, {"nominal": {"feed": [10.0, 0.0]}}, at=())
 
 
 def test_what_can_be_anything_is_one_of_some_columns_the_same_for_the_same(tmp_path):
