@@ -162,7 +162,18 @@ def test_scores_beyond_rounding_are_never_kept(here, tmp_path, monkeypatch, spoi
 def test_a_format_that_nobody_knows_is_refused(here, tmp_path):
     with pytest.raises(UserError, match="no format 'tflite'; known: onnx, int8, pt2"):
         export(here, choose(here, model="cross"), tmp_path, formats=["tflite"])
+    with pytest.raises(UserError, match="--formats names none; known: onnx, int8, pt2"):
+        export(here, choose(here, model="cross"), tmp_path, formats=[])
     assert not list(tmp_path.iterdir())
+
+
+def test_classes_that_differ_are_counted_also_where_the_model_says_one_alone(here, tmp_path, monkeypatch):
+    model = choose(here, model="two")
+    detector = model.detector()
+    detector.network.heads.shift[0] = 100.0  # it calls all of them normal
+    shown, _ = export_records._compared_on(model, detector)
+    assert shown.split == "val" and not shown.kind.any()
+    assert export_records._figures(shown, shown.score, np.ones_like(shown.kind), None)["other_class"] == len(shown.kind)
 
 
 @pytest.mark.slow
