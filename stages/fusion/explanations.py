@@ -27,6 +27,7 @@ from stages.errors import UserError
 from stages.fusion.deep.maths.detector import DeepDetector
 from stages.fusion.deep.maths.encoder import mean
 from stages.fusion.deep.maths.network import Reading
+from stages.fusion.occlusion import moments
 
 if TYPE_CHECKING:
     from stages.fusion.detector import RecordDetector
@@ -128,9 +129,10 @@ def occlusion(detector: RecordDetector, records: Records, baseline: Baseline, bi
     fitted, whole = detector.fitting(records), detector.score(records)
     lost = {}
     for name, one in fitted.tokens.items():
-        place, instead = _bin_of(one.time, bins), stand_ins(one, baseline[name]) if len(one.values) else one.values
+        time = moments(name, one)
+        place, instead = _bin_of(time, bins), stand_ins(one, baseline[name]) if len(one.values) else one.values
         lost[name] = whole.new_zeros(records.samples, bins)
-        for window in range(bins) if (one.time != 0).any() else [0]:
+        for window in range(bins) if (time != 0).any() else [0]:
             values = torch.where(((place - window).abs() <= wide // 2)[:, None], instead, one.values)
             without = fitted._replace(tokens={**fitted.tokens, name: one._replace(values=values)})
             lost[name][:, window] = whole - detector.score(without)
@@ -139,7 +141,8 @@ def occlusion(detector: RecordDetector, records: Records, baseline: Baseline, bi
 
 def by_token(lost: Mapping[str, Tensor], records: Records) -> Strengths:
     """(B, bins) of windows, as `occlusion` gives them, to what each token's window loses, (N,)."""
-    return {name: one.cpu()[_index(records.tokens[name]).cpu(), _bin_of(records.tokens[name].time.cpu(), one.shape[1])] for name, one in lost.items()}
+    given = records.tokens
+    return {name: one.cpu()[_index(given[name]).cpu(), _bin_of(moments(name, given[name]).cpu(), one.shape[1])] for name, one in lost.items()}
 
 
 @torch.no_grad()
@@ -191,10 +194,11 @@ def spans(strengths: Mapping[str, Tensor], records: Records, bins: int = BINS) -
     strengths: by modality (N,) of each token, or (B, bins) of each window, as `occlusion` gives them. Without time a modality is one stretch, 0 to 1.
     """
     found: list[list[Span]] = [[] for _ in range(records.samples)]
-    windows = {name: _windows(one, records.tokens[name], bins) for name, one in strengths.items()}
+    times = {name: moments(name, records.tokens[name]) for name in strengths}
+    windows = {name: _windows(one, records.tokens[name]._replace(time=times[name]), bins) for name, one in strengths.items()}
     total = sum(one.clamp(min=0).sum(1) for one, _ in windows.values())
     for name, (one, there) in windows.items():
-        timed = bool((records.tokens[name].time != 0).any())
+        timed = bool((times[name] != 0).any())
         for record, row in enumerate(one.clamp(min=0).tolist()):
             if max(row) > 0:
                 first, last = _run(row, there[record].tolist())

@@ -90,7 +90,7 @@ def render(found: dict[str, Any]) -> str:
         spans = {one["modality"]: one for one in row["spans"]}
         for name, value in sorted(row["modalities"].items(), key=lambda one: -one[1]):
             span = spans.get(name)
-            where = f"  most of it {span['where']}, {span['strength']:.0%} of all that speaks for a fault" if span else "  nothing in it speaks for a fault"
+            where = f"  strongest {span['where']}, {span['strength']:.0%} of all that speaks for a fault" if span else "  nothing in it speaks for a fault"
             lines.append(f"  {name:<10}{value:+9.3g}{where}")
         lines += [f"  missing: {', '.join(row['missing'])}"] if row["missing"] else []
         lines.append(f"  {_told(row)}")
@@ -163,8 +163,10 @@ def _stood_for(records: Records, baseline: Baseline) -> Records:
 
 
 def _span(model: RecordModel, records: Records, span: Span) -> dict[str, Any]:
-    timed = bool((records.tokens[span.modality].time != 0).any())
-    where = moment(model, span).partition(",")[0] if timed else "has no time"
+    from stages.fusion.occlusion import moments
+
+    timed = bool((moments(span.modality, records.tokens[span.modality]) != 0).any())
+    where = moment(model, span).partition(",")[0] if timed else "as a whole"
     return {"modality": span.modality, "start": span.start, "end": span.end, "strength": span.strength, "where": where}
 
 

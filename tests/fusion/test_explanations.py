@@ -195,6 +195,12 @@ def test_a_span_goes_on_over_windows_without_a_token_and_ends_where_little_is_sa
     assert found == [Span("r", "audio", 0.125, 0.625, pytest.approx(0.5)), Span("r", "image", 0.0, 1.0, pytest.approx(0.3))]
 
 
+def test_photographs_are_one_stretch_though_their_angles_stand_where_times_do():
+    angled = Record("r", {"image": Tokens(torch.zeros(3, 1), torch.tensor([0.0, 0.5, 1.0]))})
+    found = explanations.spans({"image": torch.tensor([0.0, 3.0, 1.0])}, packed([angled], {"image": 1}), bins=8)
+    assert found == [Span("r", "image", 0.0, 1.0, pytest.approx(1.0))]
+
+
 def test_what_has_no_gradient_or_no_attention_is_said():
     small = {"hidden": 8, "epochs": 2}
     plain = fusion.build("classical.concat_mlp", small, at=("records", "models", "m")).fit(TRAIN, TEST, Run(seed=0, quiet=True))
