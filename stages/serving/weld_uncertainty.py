@@ -129,7 +129,7 @@ def _ways(
     refused = {}
     asked: dict[str, Callable[[Records, int], Tensor]] = {
         f"dropout, {passes} passes": lambda batch, number: mc_dropout(detector, batch, passes, derive(seed, "passes", number)),
-        f"ensemble of {len(every)} seeds": lambda batch, _: ensemble(every, batch),
+        f"ensemble of {len(every)} seed{'s' if len(every) > 1 else ''}": lambda batch, _: ensemble(every, batch),
     }
     for name, ask in asked.items():
         if name.startswith("ensemble") and len(every) < 2:

@@ -8,6 +8,8 @@ import pytest
 from stages import io, params
 from stages.datasets.record_sets import open_split
 from stages.fusion import artefact
+from stages.metrics import business
+from stages.metrics.class_calibration import class_temperature
 from stages.metrics.record_result import read_predictions
 from stages.serving import weld_explain, weld_threshold, weld_uncertainty
 from stages.serving.record_model import choose
@@ -104,9 +106,11 @@ def test_figures_of_uncertainty_are_those_of_the_logits_that_evaluate_wrote(assa
     code, out, err = assay("weld", "uncertainty", "--model", "image-only", "--passes", "4")
     assert code == 0, err
     found = json.loads((here / "outputs/uncertainty/weld/image-only/uncertainty.json").read_text())
-    rows = [row for row in io.read_table(model("image-only").results / "class_predictions.parquet") if (row["split"], row["seed"]) == ("test", 0)]
-    logits = np.array([[row[f"logit_{name}"] for name in found["classes"]] for row in rows])
-    place = np.array([found["classes"].index(row["class"]) for row in rows])
+    every = io.read_table(model("image-only").results / "class_predictions.parquet")
+    rows, held_out = ([row for row in every if (row["split"], row["seed"]) == (split, 0)] for split in ("test", "val"))
+    logits, val_logits = (np.array([[row[f"logit_{name}"] for name in found["classes"]] for row in part]) for part in (rows, held_out))
+    place, val_place = (np.array([found["classes"].index(row["class"]) for row in part]) for part in (rows, held_out))
+    assert found["temperature"] == pytest.approx(class_temperature(val_logits, val_place), abs=1e-3)  # of validation, not of test
     plain, warm, ways = found["ways"]["as it is"], found["ways"]["temperature"], found["ways"]
     assert plain["accuracy"] == pytest.approx((logits.argmax(1) == place).mean()) and warm["accuracy"] == plain["accuracy"]
     scaled = logits / found["temperature"]
@@ -162,10 +166,11 @@ def test_a_rule_that_cannot_be_followed_is_said(assay, here, asked, said):
     assert code == 1 and said in err
 
 
-def test_the_rates_on_test_are_told_and_chosen_by_nothing(here):
-    """The same rule on the same validation records gives the same threshold, whatever test holds."""
+def test_validation_alone_chooses_and_the_rates_on_test_are_told(here):
     chosen = model("mid-fusion")
     found = weld_threshold.choose_threshold(chosen, weld_threshold.Rule(max_fpr=0.2))
-    test = read_predictions(chosen.results, "test", 0)
+    val, test = (read_predictions(chosen.results, split, 0) for split in ("val", "test"))
+    of_val, of_test = (business.at_most_false([row["score"] for row in part], [row["label"] for row in part], 0.2).value for part in (val, test))
+    assert found["value"] == of_val != of_test and found["achieved"]["n_anomalous"] == sum(row["label"] for row in val)
     missed = np.mean([row["score"] <= found["value"] for row in test if row["label"] == 1])
     assert found["test"]["missed_rate"] == pytest.approx(missed) and found["shift"] is None
