@@ -167,7 +167,7 @@ def test_a_rule_that_cannot_be_followed_is_said(assay, here, asked, said):
 
 
 def test_validation_alone_chooses_and_the_rates_on_test_are_told(here):
-    chosen = model("mid-fusion")
+    chosen = model("image-only")
     found = weld_threshold.choose_threshold(chosen, weld_threshold.Rule(max_fpr=0.2))
     val, test = (read_predictions(chosen.results, split, 0) for split in ("val", "test"))
     of_val, of_test = (business.at_most_false([row["score"] for row in part], [row["label"] for row in part], 0.2).value for part in (val, test))
