@@ -209,11 +209,17 @@ def _proven(
 
 
 def _figures(shown: Shown, score: np.ndarray, kind: np.ndarray | None, threshold: float | None) -> dict[str, Any]:
-    """How scores differ from the model's, where they are numbers. `beyond_rounding`: the greatest difference, as a share of the score where that is above 1."""
+    """How scores differ from the model's, where they are numbers. `beyond_rounding`: the greatest difference, as a share of the score where that is above 1.
+
+    `flips`: verdicts that differ; `on_threshold`: those of them that rounding alone explains. The threshold is the score of a validation record, to the last
+    digit, so that on that record any rounding turns the verdict around; it counts as no flip.
+    """
     from stages.metrics.ranking import auroc
 
     unlike = ~np.isfinite(score)
     apart = np.where(unlike, 0.0, np.abs(score - shown.score))
+    share = apart / np.maximum(np.abs(shown.score), 1)
+    turned = np.zeros(len(score), bool) if threshold is None else (score > threshold) != (shown.score > threshold)
     worst, label = int((unlike if unlike.any() else apart).argmax()), shown.records.label.numpy()[: shown.whole]
     judged = label >= 0
     try:
@@ -226,10 +232,11 @@ def _figures(shown: Shown, score: np.ndarray, kind: np.ndarray | None, threshold
         "not_numbers": int(unlike.sum()),
         "max_difference": float(apart[worst]),
         "mean_difference": float(apart.mean()),
-        "beyond_rounding": float((apart / np.maximum(np.abs(shown.score), 1)).max()),
+        "beyond_rounding": float(share.max()),
         "worst_record": shown.records.record_id[worst],
         "auroc": area,
-        "flips": 0 if threshold is None else int(((score > threshold) != (shown.score > threshold)).sum()),
+        "flips": int((turned & (share > ROUNDING)).sum()),
+        "on_threshold": int((turned & (share <= ROUNDING)).sum()),
         "other_class": 0 if kind is None else int((kind != shown.kind).sum()),
     }
 

@@ -167,6 +167,15 @@ def test_a_format_that_nobody_knows_is_refused(here, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_record_whose_score_is_the_threshold_is_not_turned_around_by_rounding(here):
+    """The conformal threshold is a validation record's score to the last digit."""
+    shown, _ = export_records._compared_on(model := choose(here, model="cross"), model.detector())
+    limit = float(shown.score.max())
+    for more, flips in ((3e-7, 0), (1e-2, 1)):
+        found = export_records._figures(shown, np.where(shown.score == limit, shown.score + more * max(abs(limit), 1), shown.score), None, limit)
+        assert found["flips"] == flips and found["on_threshold"] == 1 - flips
+
+
 def test_classes_that_differ_are_counted_also_where_the_model_says_one_alone(here, tmp_path, monkeypatch):
     model = choose(here, model="two")
     detector = model.detector()
