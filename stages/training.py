@@ -205,6 +205,8 @@ class _Loop:
         if self.order[0] != epoch:
             generator = self.run.generator(self.name, "order", epoch)
             order = self.plan.order(generator) if self.plan.order else torch.randperm(self.batches.samples, generator=generator).tolist()
+            if len(order) != self.batches.samples:
+                raise ValueError(f"the order of an epoch must have {self.batches.samples} positions, one a sample, got {len(order)}")
             self.order = (epoch, order)
         size = self.plan.batch_size
         batch = self.batches.take(self.order[1][place * size : (place + 1) * size])

@@ -76,9 +76,9 @@ RUNS = ("weld-telling", "weld-plain")
 ABOUT = {"dataset": "weld", "adapter": "media_folder", "root": "data/weld/media", "modalities": list(WIDTHS), "about": {"kind": "made-up"}, "problems": []}
 
 
-def judged(folder: Path, count: int = 180, confound: float = 1.0) -> Path:
-    """params.yaml, data, features, models and metrics. confound: the share of records whose setting gives their class away."""
-    settings(folder, RECORDS)
+def judged(folder: Path, count: int = 180, confound: float = 1.0, records: str = RECORDS) -> Path:
+    """params.yaml, data, features, models and metrics. confound: the share of records whose setting gives their class away. records: that section."""
+    settings(folder, records)
     made = samples(0, count)
     random, kinds = numpy_generator(0, "setting"), list(WIDTHS)
     stored = {name: StoreWriter(folder / "features/weld" / name, {name: width}) for name, width in WIDTHS.items()}

@@ -153,6 +153,11 @@ def test_a_plan_may_say_in_what_order_an_epoch_takes_its_samples(run):
     assert seen == [names[:1] * 5, names[:1] * 5, names[:5], names[5:]]
 
 
+def test_an_order_of_another_length_is_refused(run):
+    with pytest.raises(ValueError, match="must have 10 positions, one a sample, got 3"):
+        train(run, line(), Plan(optimiser=SGD, epochs=1, batch_size=5, order=lambda generator: [0, 1, 2]))
+
+
 def test_mixed_precision_without_cuda_is_said_once_and_changes_nothing(capsys):
     models = []
     for mixed in (False, True):

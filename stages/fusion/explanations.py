@@ -22,9 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.datasets.records import Ragged, Records, RecordSet, Tokens, batches
+from stages.datasets.records import Ragged, Records, RecordSet, Tokens, batches, key
 from stages.errors import UserError
 from stages.fusion.deep.maths.detector import DeepDetector
+from stages.fusion.deep.maths.encoder import mean
+from stages.fusion.deep.maths.network import Reading
+from stages.fusion.occlusion import moments
 
 if TYPE_CHECKING:
     from stages.fusion.detector import RecordDetector
@@ -126,13 +129,20 @@ def occlusion(detector: RecordDetector, records: Records, baseline: Baseline, bi
     fitted, whole = detector.fitting(records), detector.score(records)
     lost = {}
     for name, one in fitted.tokens.items():
-        place, instead = _bin_of(one.time, bins), stand_ins(one, baseline[name]) if len(one.values) else one.values
+        time = moments(name, one)
+        place, instead = _bin_of(time, bins), stand_ins(one, baseline[name]) if len(one.values) else one.values
         lost[name] = whole.new_zeros(records.samples, bins)
-        for window in range(bins) if (one.time != 0).any() else [0]:
+        for window in range(bins) if (time != 0).any() else [0]:
             values = torch.where(((place - window).abs() <= wide // 2)[:, None], instead, one.values)
             without = fitted._replace(tokens={**fitted.tokens, name: one._replace(values=values)})
             lost[name][:, window] = whole - detector.score(without)
     return lost
+
+
+def by_token(lost: Mapping[str, Tensor], records: Records) -> Strengths:
+    """(B, bins) of windows, as `occlusion` gives them, to what each token's window loses, (N,)."""
+    given = records.tokens
+    return {name: one.cpu()[_index(given[name]).cpu(), _bin_of(moments(name, given[name]).cpu(), one.shape[1])] for name, one in lost.items()}
 
 
 @torch.no_grad()
@@ -146,28 +156,36 @@ def rollout(detector: RecordDetector, records: Records) -> Strengths:
         raise NotExplained(
             f"{type(detector).__name__} attends to no tokens, so there is nothing to roll out; use integrated gradients or occlusion"
         )
-    share = rolled(reading.fused.weights, reading.fused.within) * reading.encoded.mask  # (B, L)
+    share = rolled(reading.fused.weights, reading.fused.within, _asking(detector, reading)) * reading.encoded.mask  # (B, L)
     fitted, found = detector.fitting(records), {}
     for number, (name, span) in enumerate(reading.encoded.spans.items()):
         looked = share[:, span] * reading.encoded.present[:, number, None]
-        found[name] = _to_tokens(looked, fitted.tokens[name].lengths, detector.network.encoder.encoding.most(name))
+        encoder = detector.network.encoder
+        found[name] = _to_tokens(looked, fitted.tokens[name].lengths, encoder.encoding.most(name), getattr(encoder.adapters[key(name)], "patch", None))
     total = share.new_zeros(records.samples)
     for name, one in found.items():
         total = total.index_add(0, _index(fitted.tokens[name]), one)
     return {name: one / total[_index(fitted.tokens[name])].clamp(min=1e-12) for name, one in found.items()}
 
 
-def rolled(weights: Iterable[Tensor], within: Iterable[Tensor]) -> Tensor:
+def _asking(detector: DeepDetector, reading: Reading) -> Tensor | None:
+    """(B, Q) bool, which queries count, where they are the tokens of a modality; None where they are learnt and all count."""
+    span = reading.encoded.spans.get(getattr(detector, "query", ""))
+    return None if span is None else reading.encoded.mask[:, span]
+
+
+def rolled(weights: Iterable[Tensor], within: Iterable[Tensor], asking: Tensor | None = None) -> Tensor:
     """(B, L) of the weights of each layer from queries to tokens, (B, heads, Q, L), and among queries, (B, heads, Q, Q).
 
-    Each layer adds what it read to what was there, so half of a query is what it was before. What is left of the queries as they began is not given.
+    asking: (B, Q) bool, the queries that count; all by default. Each layer adds what it read to what was there, so half of a query is what it was before.
+    What is left of the queries as they began is not given.
     """
     mixed = None
     for to_tokens, among in zip(weights, within, strict=True):
         read = to_tokens.mean(1)  # (B, Q, L)
         mixed = read / 2 if mixed is None else (mixed + read) / 2
         mixed = (mixed + among.mean(1) @ mixed) / 2
-    return mixed.mean(1)
+    return mixed.mean(1) if asking is None else mean(mixed, asking)
 
 
 def spans(strengths: Mapping[str, Tensor], records: Records, bins: int = BINS) -> list[Span]:
@@ -176,10 +194,11 @@ def spans(strengths: Mapping[str, Tensor], records: Records, bins: int = BINS) -
     strengths: by modality (N,) of each token, or (B, bins) of each window, as `occlusion` gives them. Without time a modality is one stretch, 0 to 1.
     """
     found: list[list[Span]] = [[] for _ in range(records.samples)]
-    windows = {name: _windows(one, records.tokens[name], bins) for name, one in strengths.items()}
+    times = {name: moments(name, records.tokens[name]) for name in strengths}
+    windows = {name: _windows(one, records.tokens[name]._replace(time=times[name]), bins) for name, one in strengths.items()}
     total = sum(one.clamp(min=0).sum(1) for one, _ in windows.values())
     for name, (one, there) in windows.items():
-        timed = bool((records.tokens[name].time != 0).any())
+        timed = bool((times[name] != 0).any())
         for record, row in enumerate(one.clamp(min=0).tolist()):
             if max(row) > 0:
                 first, last = _run(row, there[record].tolist())
@@ -238,13 +257,13 @@ def _rows(one: Ragged, record: Tensor) -> Tensor:
     return one._replace(values=torch.arange(len(one.values))[:, None]).take(record).values[:, 0]
 
 
-def _to_tokens(share: Tensor, lengths: Tensor, most: int) -> Tensor:
+def _to_tokens(share: Tensor, lengths: Tensor, most: int, patch: int | None = None) -> Tensor:
     """(B, P) of what was attended to, to (N,) of the tokens that it was made of, evenly: patches of several, all views as one, or one of several that was read.
 
-    most: tokens of a record that were read, evenly spaced, as `encoder.padded` takes them.
+    most: tokens of a record that were read, evenly spaced, as `encoder.padded` takes them. patch: how many make one; by default what P says.
     """
     longest = int(lengths.max()) if len(lengths) else 0
-    patch = max(1, -(-min(longest, most) // share.shape[1]))
+    patch = patch or max(1, -(-min(longest, most) // share.shape[1]))
     token, lengths = torch.arange(longest, device=share.device), lengths.to(share.device)[:, None]
     read = ((token + 1) * lengths.clamp(max=most) - 1) // lengths.clamp(min=1)  # (B, longest): the one that stands for it
     place, there = (read // patch).clamp(0, share.shape[1] - 1), token < lengths

@@ -2,7 +2,7 @@
 
 Nothing of the detector is needed but its score. What a stretch of time adds is what is lost without it (Zeiler and Fergus, "Visualizing and Understanding
 Convolutional Networks", 2014, arXiv:1311.2901, in time instead of space). The span that is named is the strongest tenth and its neighbours of the same
-medium that lose at least half as much; where nothing is lost anywhere, there is none.
+medium that lose at least half as much; where nothing is lost anywhere, there is none. Photographs have angles and no moments, so they name no span.
 
 B records, M modalities, P parts of the time.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stages.fusion.detector import RecordDetector
 
 PARTS = 10
+VIEWS = "image"  # the modality whose times tell the angle of a photograph and no moment
 ENOUGH = 0.5  # of the strongest part's loss: from there on a neighbour belongs to the span
 
 
@@ -52,7 +53,7 @@ def losses(detector: RecordDetector, batch: Records, parts: int = PARTS) -> tupl
     A part that holds no token, or all that a record shows, loses nothing.
     """
     fitted = detector.fitting(batch)
-    names = [name for name, one in fitted.tokens.items() if len(one.time.unique()) > 1]
+    names = [name for name, one in fitted.tokens.items() if len(moments(name, one).unique()) > 1]
     whole, last = detector.score(fitted).double().cpu(), duration(fitted, names)
     lost = torch.zeros(fitted.samples, len(names), parts, dtype=torch.float64)
     for member, name in enumerate(names):
@@ -66,6 +67,11 @@ def losses(detector: RecordDetector, batch: Records, parts: int = PARTS) -> tupl
             if len(rows):
                 lost[rows, member, part] = whole[rows] - detector.score(without.take(rows.tolist())).double().cpu()
     return lost.numpy(), names
+
+
+def moments(name: str, one: Ragged) -> Tensor:
+    """(N,) when the tokens of a modality were recorded, 0 where they have no order in time."""
+    return torch.zeros_like(one.time) if name == VIEWS else one.time
 
 
 def duration(records: Records, names: list[str]) -> Tensor:

@@ -40,8 +40,8 @@ class OneOff:
 
     @property
     def differs(self) -> bool:
-        """Whether another model comes out of it than params.yaml says."""
-        return self.quick_test or self.mixed_precision or self.batch_size is not None or self.num_epochs is not None or self.seed is not None
+        """Whether something else comes out of it than params.yaml says: another model, or files beside it."""
+        return self.quick_test or self.mixed_precision or self.keep_last > 0 or any(one is not None for one in (self.batch_size, self.num_epochs, self.seed))
 
     @property
     def root(self) -> Path:

@@ -1,8 +1,9 @@
 """A fitted deep model of records as files for other runtimes: ONNX, ONNX with 8-bit weights, and the program of torch.export.
 
-Every file is proven before it is kept: the validation records, and each of them again without each of its modalities, are scored by it and by the model. A
-file that turns a verdict around at the model's threshold, or whose scores differ by more than rounding explains, is removed, and the export fails (E601).
-What was compared, and all that a user of the file needs to know of it, is in export.json and in the ONNX files' own metadata.
+Every file is proven before it is kept: the validation records (those of training where there are none), and each of them again without each of its
+modalities, are scored by it and by the model. A file that turns a verdict around at the model's threshold, or whose scores differ by more than rounding
+explains, is removed, and the export fails (E601). What was compared, and all that a user of the file needs to know of it, is in export.json and in the ONNX
+files' own metadata.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,8 +51,9 @@ class Shown(NamedTuple):
 
     records: Records
     score: np.ndarray  # (B,)
-    kind: np.ndarray  # (B,) the class that is likeliest; all 0 where the model tells none
+    kind: np.ndarray | None  # (B,) the class that is likeliest; None where the model tells none
     whole: int  # the first so many are as they are, the others lack something that they had
+    split: str  # that they are of: val, or train where that is empty
 
 
 def export(
@@ -66,12 +69,16 @@ def export(
 
     if unknown := [name for name in formats if name not in FILES]:
         raise errors.UserError(f"no format {unknown[0]!r}; known: {', '.join(FILES)}")
+    if not formats:
+        raise errors.UserError(f"--formats names none; known: {', '.join(FILES)}")
+    if exporter == "dynamo" and find_spec("onnxscript") is None:
+        raise errors.UserError("--dynamo needs the package onnxscript, which is not installed. Install it, or leave --dynamo out")
     folder = model.project / FOLDER / model.dataset / model.name if out is None else out
     with engine.thread_limit(params.compute.threads):
         detector = model.detector()
         shown, made = _compared_on(model, detector)
         about = described(model, detector, made) | {"exporter": exporter}
-        found = {"about": about, "files": {}}
+        found = {"about": about, "compared_on": shown.split, "files": {}}
         exact = _figures(shown, shown.score, shown.kind, threshold_of(model).value) | {"latency_ms": _latency(params, shown, lambda one: detector.score(one))}
         found["model"] = {name: exact[name] for name in ("auroc", "latency_ms")} | {"bytes": (model.place / "model.safetensors").stat().st_size}
         content = None
@@ -129,6 +136,7 @@ def render(found: dict[str, Any]) -> str:
     """A few lines for a terminal."""
     model, about = found["model"], found["about"]
     lines = [f"{about['model']} on {about['dataset']}: AUROC {_number(model['auroc'])}, {model['bytes']:,} bytes, {_laps(model['latency_ms'])}"]
+    lines += ["  there is no validation record: compared on training records"] if found["compared_on"] == "train" else []
     for name, one in found["files"].items():
         kept = f"removed: {one['refused']}" if one["refused"] else f"kept as {one['file']}"
         lines.append(
@@ -158,8 +166,8 @@ def _compared_on(model: RecordModel, detector: RecordDetector) -> tuple[Shown, S
         parts += [left.take(changed)] if changed else []
     every = _joined(parts)
     score = detector.score(every).double().numpy()
-    kind = detector.classify(every).logits.argmax(1).numpy() if detector.telling else np.zeros(every.samples, dtype=int)
-    return Shown(every, score, kind, whole.samples), made
+    kind = detector.classify(every).logits.argmax(1).numpy() if detector.telling else None
+    return Shown(every, score, kind, whole.samples, "val" if val.samples else "train"), made
 
 
 def _joined(parts: Sequence[Records]) -> Records:
@@ -184,7 +192,8 @@ def _proven(
     from stages.fusion.deep.maths import graph
 
     values, logits, _ = score(graph.feed(shown.records, made.widths, made.lengths))
-    found = _figures(shown, np.asarray(values, dtype=np.float64), np.asarray(logits).argmax(1) if shown.kind.any() else shown.kind, threshold)
+    kind = None if shown.kind is None else np.asarray(logits).argmax(1)
+    found = _figures(shown, np.asarray(values, dtype=np.float64), kind, threshold)
     found |= {
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -199,12 +208,18 @@ def _proven(
     return {"file": None if found["refused"] else FILES[name], **found}
 
 
-def _figures(shown: Shown, score: np.ndarray, kind: np.ndarray, threshold: float | None) -> dict[str, Any]:
-    """How scores differ from the model's, where they are numbers. `beyond_rounding`: the greatest difference, as a share of the score where that is above 1."""
+def _figures(shown: Shown, score: np.ndarray, kind: np.ndarray | None, threshold: float | None) -> dict[str, Any]:
+    """How scores differ from the model's, where they are numbers. `beyond_rounding`: the greatest difference, as a share of the score where that is above 1.
+
+    `flips`: verdicts that differ; `on_threshold`: those of them that rounding alone explains. The threshold is the score of a validation record, to the last
+    digit, so that on that record any rounding turns the verdict around; it counts as no flip.
+    """
     from stages.metrics.ranking import auroc
 
     unlike = ~np.isfinite(score)
     apart = np.where(unlike, 0.0, np.abs(score - shown.score))
+    share = apart / np.maximum(np.abs(shown.score), 1)
+    turned = np.zeros(len(score), bool) if threshold is None else (score > threshold) != (shown.score > threshold)
     worst, label = int((unlike if unlike.any() else apart).argmax()), shown.records.label.numpy()[: shown.whole]
     judged = label >= 0
     try:
@@ -217,11 +232,12 @@ def _figures(shown: Shown, score: np.ndarray, kind: np.ndarray, threshold: float
         "not_numbers": int(unlike.sum()),
         "max_difference": float(apart[worst]),
         "mean_difference": float(apart.mean()),
-        "beyond_rounding": float((apart / np.maximum(np.abs(shown.score), 1)).max()),
+        "beyond_rounding": float(share.max()),
         "worst_record": shown.records.record_id[worst],
         "auroc": area,
-        "flips": 0 if threshold is None else int(((score > threshold) != (shown.score > threshold)).sum()),
-        "other_class": int((kind != shown.kind).sum()),
+        "flips": int((turned & (share > ROUNDING)).sum()),
+        "on_threshold": int((turned & (share <= ROUNDING)).sum()),
+        "other_class": 0 if kind is None else int((kind != shown.kind).sum()),
     }
 
 

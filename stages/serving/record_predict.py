@@ -179,10 +179,11 @@ def _told(model: RecordModel, detector: RecordDetector, records: Records, temper
     chance = None if not detector.supervised else float(probability(score, temperature or 1.0))
     found = verdict(detector.classify(records).logits[0].tolist(), detector.classes, chance, rule_of(model.results)[0])
     span = next(iter(spans(detector, records)), None)
-    return {"decision": found.decision, "told": found.told, "faults": found.ranking, "suspected": _moment(model, span) if span else None}
+    return {"decision": found.decision, "told": found.told, "faults": found.ranking, "suspected": moment(model, span) if span else None}
 
 
-def _moment(model: RecordModel, span: Span) -> str:
+def moment(model: RecordModel, span: Span) -> str:
+    """When a span is: in seconds from the arc where tokens are on its clock, else as shares of the record."""
     path = model.project / "features" / model.dataset / span.modality / "records.json"
     entry = io.read_json(path).get("entry", {}) if path.is_file() else {}
     if entry.get("kind") == "views":  # the time of a photograph is its angle

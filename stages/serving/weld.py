@@ -142,6 +142,69 @@ def export(
 
 
 @app.command()
+def explain(
+    record: Annotated[str | None, typer.Argument(help="The id of a record of the split.")] = None,
+    worst: Annotated[int | None, typer.Option(min=1, help="Instead of one record those that are furthest on the wrong side of the threshold.")] = None,
+    model: Model = "cross-attention",
+    dataset: Dataset = "weld",
+    split: Annotated[str, typer.Option(help="Where the record is: train, val or test.")] = "test",
+    by: Annotated[str, typer.Option(help="gradients, occlusion (for a score without a gradient) or rollout (for what attends).")] = "gradients",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The JSON file; outputs/explain/DATASET/MODEL.json by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Why single records have their score: what each modality adds, in which stretch, and how true that is to the model."""
+    from stages.serving import weld_explain
+    from stages.serving.record_model import choose
+
+    chosen = choose(params.load(), dataset=dataset, model=model)
+    found = weld_explain.explain(chosen, record, worst, split, by)
+    place = out or Path("outputs/explain", chosen.dataset, f"{chosen.name}.json")
+    weld_explain.write(found, place)
+    typer.echo(as_text(found) if as_json else f"{weld_explain.render(found)}\nwritten to {place.as_posix()}")
+
+
+@app.command()
+def uncertainty(
+    model: Model = "cross-attention",
+    dataset: Dataset = "weld",
+    passes: Annotated[int, typer.Option(min=1, help="With dropout on.")] = 20,
+    coverage: Annotated[float, typer.Option(min=0.01, max=0.999, help="The share of true classes that sets of classes shall hold.")] = 0.9,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder; outputs/uncertainty/DATASET/MODEL by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What class probabilities are worth on test: as they are, calibrated on validation, with dropout on, and of all seeds together."""
+    from stages.serving import weld_uncertainty
+    from stages.serving.record_model import choose
+
+    chosen = choose(params.load(), dataset=dataset, model=model)
+    found = weld_uncertainty.measure(chosen, passes, coverage)
+    place = out or Path("outputs/uncertainty", chosen.dataset, chosen.name)
+    weld_uncertainty.write(found, place)
+    typer.echo(as_text(found) if as_json else f"{weld_uncertainty.render(found)}\nwritten to {place.as_posix()}/: uncertainty.json, records.csv")
+
+
+@app.command()
+def threshold(
+    model: Model = "cross-attention",
+    dataset: Dataset = "weld",
+    max_fnr: Annotated[float | None, typer.Option("--max-fnr", help="At most this share of faults is missed.")] = None,
+    max_fpr: Annotated[float | None, typer.Option("--max-fpr", help="At most this share of good parts alarms.")] = None,
+    cost_miss: Annotated[float | None, typer.Option("--cost-miss", help="Of one missed fault; with --cost-alarm and --prevalence.")] = None,
+    cost_alarm: Annotated[float | None, typer.Option("--cost-alarm", help="Of one false alarm, in the same currency.")] = None,
+    prevalence: Annotated[float | None, typer.Option(help="The share of bad parts in the plant.")] = None,
+    per_shift: Annotated[int | None, typer.Option("--per-shift", min=1, help="Say what a shift of so many parts sees; with --prevalence.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A threshold by what the plant can bear, from validation scores, and what a shift will see of it. Nothing is changed: give it to `assay predict`."""
+    from stages.serving import weld_threshold
+    from stages.serving.record_model import choose
+
+    rule = weld_threshold.Rule(max_fnr, max_fpr, cost_miss, cost_alarm, prevalence, per_shift)
+    found = weld_threshold.choose_threshold(choose(params.load(), dataset=dataset, model=model), rule)
+    typer.echo(as_text(found) if as_json else weld_threshold.render(found))
+
+
+@app.command()
 def check(
     directory: Annotated[Path, typer.Argument(help="A folder in the layout of the welding release: manifest.csv and its sessions.")],
     as_json: Json = False,

@@ -169,6 +169,23 @@ def test_attention_to_a_patch_goes_to_the_tokens_that_it_was_made_of():
     assert one.tolist() == pytest.approx([0.25, 0.25, 0.125, 0.125, 0.125, 0.125])
 
 
+def test_a_patch_is_as_long_as_the_encoder_makes_it_also_where_the_last_one_is_short():
+    found = explanations._to_tokens(torch.tensor([[0.8, 0.2]]), torch.tensor([9]), 256, patch=8)
+    assert found.tolist() == pytest.approx([0.1] * 8 + [0.2])
+
+
+def test_queries_that_are_padding_do_not_count():
+    read, among = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]]), torch.eye(2)[None, None]
+    assert explanations.rolled([read], [among], torch.tensor([[True, False]])).tolist() == [[0.5, 0.0]]
+    assert explanations.rolled([read], [among]).tolist() == [[0.25, 0.25]]
+
+
+def test_what_windows_lose_is_given_to_their_tokens():
+    one = Ragged(torch.zeros(4, 1), torch.tensor([0.0, 0.6, 0.9, 0.1]), torch.tensor([0, 3, 4]))
+    given = Records(["a", "b"], torch.zeros(2, dtype=torch.int8), {"audio": one})
+    assert explanations.by_token({"audio": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}, given)["audio"].tolist() == [1, 2, 2, 3]
+
+
 def test_a_span_goes_on_over_windows_without_a_token_and_ends_where_little_is_said():
     time = torch.tensor([0.0, 0.125, 0.5, 0.625, 0.75, 0.875])
     record = Record("r", {"audio": Tokens(torch.zeros(6, 1), time), "image": Tokens(torch.zeros(2, 1), torch.zeros(2))})
@@ -176,6 +193,12 @@ def test_a_span_goes_on_over_windows_without_a_token_and_ends_where_little_is_sa
     strengths = {"audio": torch.tensor([0.1, 2.0, 3.0, 1.0, -5.0, 0.9]), "image": torch.tensor([1.0, 2.0])}
     found = explanations.spans(strengths, given, bins=8)
     assert found == [Span("r", "audio", 0.125, 0.625, pytest.approx(0.5)), Span("r", "image", 0.0, 1.0, pytest.approx(0.3))]
+
+
+def test_photographs_are_one_stretch_though_their_angles_stand_where_times_do():
+    angled = Record("r", {"image": Tokens(torch.zeros(3, 1), torch.tensor([0.0, 0.5, 1.0]))})
+    found = explanations.spans({"image": torch.tensor([0.0, 3.0, 1.0])}, packed([angled], {"image": 1}), bins=8)
+    assert found == [Span("r", "image", 0.0, 1.0, pytest.approx(1.0))]
 
 
 def test_what_has_no_gradient_or_no_attention_is_said():

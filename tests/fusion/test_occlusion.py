@@ -77,3 +77,11 @@ def test_a_record_that_would_show_nothing_else_is_left_whole():
     detector = Loudest().open(synthetic.WIDTHS)
     lost, _ = losses(detector, packed([one, other], synthetic.WIDTHS))
     assert (lost == 0).all()
+
+
+def test_photographs_name_no_span_though_their_angles_stand_where_times_do():
+    angled = Record("r", {"image": Tokens(torch.tensor([[0.1], [4.0], [0.1]]), torch.tensor([0.0, 0.5, 1.0]))}, 1)
+    named = Loudest().open({"image": 1})
+    assert losses(named, packed([angled], {"image": 1}))[1] == [] and spans(named, packed([angled], {"image": 1})) == []
+    timed = packed([angled._replace(modalities={"film": angled.modalities["image"]})], {"film": 1})
+    assert [one.modality for one in spans(Loudest().open({"film": 1}), timed)] == ["film"]

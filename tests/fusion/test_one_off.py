@@ -58,8 +58,8 @@ def test_a_quick_test_sees_two_records_of_each_class():
 
 
 def test_only_what_differs_goes_to_a_folder_of_its_own():
-    assert not OneOff("mid-fusion", debug=True, keep_last=3).differs and OneOff().root.as_posix() == "."
-    for asked in (OneOff(quick_test=True), OneOff(batch_size=2), OneOff(num_epochs=1), OneOff(mixed_precision=True), OneOff(seed=0)):
+    assert not OneOff("mid-fusion", debug=True).differs and OneOff().root.as_posix() == "."
+    for asked in (OneOff(quick_test=True), OneOff(batch_size=2), OneOff(num_epochs=1), OneOff(mixed_precision=True), OneOff(seed=0), OneOff(keep_last=1)):
         assert asked.differs and asked.root.as_posix() == ".assay/one_off"
     with pytest.raises(ParamsError, match="no row 'mid-fusoin'; did you mean 'mid-fusion'"):
         OneOff("mid-fusoin").rows(["mid-fusion", "late-fusion"])

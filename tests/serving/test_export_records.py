@@ -162,7 +162,27 @@ def test_scores_beyond_rounding_are_never_kept(here, tmp_path, monkeypatch, spoi
 def test_a_format_that_nobody_knows_is_refused(here, tmp_path):
     with pytest.raises(UserError, match="no format 'tflite'; known: onnx, int8, pt2"):
         export(here, choose(here, model="cross"), tmp_path, formats=["tflite"])
+    with pytest.raises(UserError, match="--formats names none; known: onnx, int8, pt2"):
+        export(here, choose(here, model="cross"), tmp_path, formats=[])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_record_whose_score_is_the_threshold_is_not_turned_around_by_rounding(here):
+    """The conformal threshold is a validation record's score to the last digit."""
+    shown, _ = export_records._compared_on(model := choose(here, model="cross"), model.detector())
+    limit = float(shown.score.max())
+    for more, flips in ((3e-7, 0), (1e-2, 1)):
+        found = export_records._figures(shown, np.where(shown.score == limit, shown.score + more * max(abs(limit), 1), shown.score), None, limit)
+        assert found["flips"] == flips and found["on_threshold"] == 1 - flips
+
+
+def test_classes_that_differ_are_counted_also_where_the_model_says_one_alone(here, tmp_path, monkeypatch):
+    model = choose(here, model="two")
+    detector = model.detector()
+    detector.network.heads.shift[0] = 100.0  # it calls all of them normal
+    shown, _ = export_records._compared_on(model, detector)
+    assert shown.split == "val" and not shown.kind.any()
+    assert export_records._figures(shown, shown.score, np.ones_like(shown.kind), None)["other_class"] == len(shown.kind)
 
 
 @pytest.mark.slow

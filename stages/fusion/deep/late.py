@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from stages.datasets.records import Records, RecordSet, batches, key
 from stages.fusion.deep.maths.alone import Alone, having
-from stages.fusion.deep.maths.detector import DeepDetector, distance
+from stages.fusion.deep.maths.detector import DeepDetector, distance, distances_within
 from stages.fusion.deep.maths.heads import log_odds
 from stages.fusion.deep.maths.network import Reading
 from stages.fusion.deep.maths.simplex import best, shares, weighted
@@ -110,7 +110,6 @@ class Member(Resizing):
         self.bank = features.detach()
         if len(features) < 3:
             return
-        alike = (features @ features.T).fill_diagonal_(-torch.inf)
-        own = 1 - alike.topk(min(5, len(features) - 1), dim=1).values.double().mean(1)
+        own = distances_within(features)
         self.centre.copy_(own.mean())
         self.scale.copy_(own.std().clamp(min=1e-6))

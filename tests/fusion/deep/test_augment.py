@@ -132,3 +132,15 @@ def test_pasting_needs_a_good_weld():
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
     with pytest.raises(ValueError, match="no augmentation 'mixup'.*time_warp"):
         augment.check(["mixup"])
+
+
+def test_the_angles_of_photographs_are_no_moments_to_bend_or_to_paste_at():
+    """Stored views tell their angle by their time, 0 the first and 1 the last."""
+    photos = batch()["image"]
+    angles = torch.cat([torch.arange(count) / 4 for count in LENGTHS["image"]])
+    given = {**batch(), "image": photos._replace(time=angles)}
+    for seed in range(8):
+        found = view("time_warp", "fault_paste", seed=seed, tokens=given)
+        assert all(torch.equal(one, other) for one, other in zip(found["image"], given["image"]))
+    alone = {"image": given["image"]}
+    assert augment.suspect_stretch(alone, CLASSES == 0).tolist() == [0.0] * len(CLASSES)

@@ -121,6 +121,14 @@ def test_one_modality_says_the_share_of_train_of_a_record_that_lacks_it():
     torch.testing.assert_close(single.classify(lacking).logits.softmax(1)[0], torch.tensor([1 / 2, 1 / 6, 1 / 6, 1 / 6]))
 
 
+def test_learnt_from_normal_records_alone_it_gives_a_record_that_lacks_it_the_distance_that_these_have_from_each_other():
+    single = fusion.build("deep.unimodal", {**TINY, "modality": "series", "learning": {**QUICK, "normal_only": True}}, at=())
+    single.fit(TRAIN, VAL, Run(seed=0, quiet=True))
+    bank = single.bank
+    each = [distance(bank[[number]], torch.cat([bank[:number], bank[number + 1 :]])) for number in range(len(bank))]
+    assert single.score(TEST.only(["video"])).tolist() == pytest.approx([float(torch.cat(each).mean())] * 40, abs=1e-6)
+
+
 def test_one_modality_has_to_be_named_where_several_are_shown():
     shown = TRAIN._replace(tokens={"audio": TRAIN.tokens["audio"]})
     shown = shown.take(shown.present.any(1).nonzero()[:, 0].tolist())

@@ -21,6 +21,13 @@ def test_the_sensors_of_the_seed_become_32_tokens():
     torch.testing.assert_close(tokens.time[0, 0], torch.linspace(0, 1, 256)[:8].mean())
 
 
+def test_the_angles_of_photographs_are_not_put_on_a_clock():
+    aligned = encoder(align=True)
+    assert aligned.aligner.names == ["video", "audio"] and encoder(align=False).aligner is None
+    photos = {name: WIDTHS[name] for name in ("image", "series")}
+    assert TokenEncoder(photos, SIZES.model_copy(update={"align": True})).aligner is None
+
+
 def test_padding_and_what_stands_in_it_change_no_token():
     sensors = SensorEncoder(4, 16, 4, 1, 2, 32).eval()
     values, time = torch.randn(1, 9, 4), torch.linspace(0, 1, 9)[None]

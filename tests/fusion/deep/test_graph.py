@@ -162,6 +162,13 @@ def test_a_detector_of_several_networks_is_refused():
         graph.scorer(late, dict.fromkeys(WIDTHS, 4))
 
 
+def test_a_detector_that_moves_clocks_before_it_pads_is_refused():
+    """The graph's inputs are padded tokens, on clocks that nothing in it could move any more."""
+    aligned = MidFusion(**{**SIZES, "encoding": SIZES["encoding"].model_copy(update={"align": True})}).open(WIDTHS, classes=["normal", "b"])
+    with pytest.raises(Refusal, match=r"puts all clocks on one before tokens are padded \(encoding\.align\)"):
+        graph.scorer(aligned, dict.fromkeys(WIDTHS, 4))
+
+
 @pytest.mark.slow
 def test_the_program_of_torch_export_takes_any_number_of_records():
     detector = opened()

@@ -38,6 +38,13 @@ def test_it_is_the_published_formula_where_every_anchor_has_a_positive(tau, beta
     assert abs(float(found) - sum(expected) / len(expected)) < 1e-6
 
 
+def test_mixed_precision_does_not_touch_the_cosines():
+    features, label = units(3, 6, 2, 16).float(), torch.tensor([0, 1, 0, 2, 1, 0])
+    whole = SupConLoss()(features, label)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(SupConLoss()(features, label)) == float(whole)
+
+
 def test_anchors_without_a_positive_are_left_out_where_the_published_code_counts_them_as_zero():
     features, label = units(1, 5, 1, 4), [0, 0, 1, 2, 3]
     anchors = by_loops(features, label, 0.1)

@@ -53,7 +53,9 @@ def time_warp(tokens: Batch, classes: Tensor, generator: torch.Generator) -> Bat
     warped = {}
     for name, one in tokens.items():
         by = bend.to(one.time)[record_of(one)]
-        if name == SERIES:
+        if name == VIEWS:  # an angle does not bend
+            warped[name] = one
+        elif name == SERIES:
             warped[name] = one._replace(values=_read_at(one, _inverse(one.time, by)))
         else:
             warped[name] = one._replace(time=_bent(one.time, by))
@@ -118,7 +120,8 @@ def fault_paste(tokens: Batch, classes: Tensor, generator: torch.Generator) -> B
     pasted = torch.zeros(len(at), dtype=torch.bool)
     pasted[chosen] = True
     return {
-        name: _pasted(one, ground.to(one.offsets.device), start.to(one.time), pasted.to(one.offsets.device)) for name, one in tokens.items()
+        name: _pasted(one, ground.to(one.offsets.device), start.to(one.time), pasted.to(one.offsets.device)) if timed(name, one) else one
+        for name, one in tokens.items()
     }
 
 
@@ -143,9 +146,9 @@ def position_of(one: Ragged) -> Tensor:
     return torch.arange(len(one.time), device=one.offsets.device) - one.offsets[record_of(one)]
 
 
-def timed(one: Ragged) -> bool:
-    """Whether its tokens have an order in time."""
-    return bool(len(one.time)) and bool((one.time != 0).any())
+def timed(name: str, one: Ragged) -> bool:
+    """Whether its tokens have an order in time; the times of photographs are angles."""
+    return name != VIEWS and bool(len(one.time)) and bool((one.time != 0).any())
 
 
 def suspect_stretch(tokens: Batch, good: Tensor) -> Tensor:
@@ -154,7 +157,7 @@ def suspect_stretch(tokens: Batch, good: Tensor) -> Tensor:
     How far a token is off is the mean square of its columns, standardised by the tokens of good records; modalities that have time add up.
     """
     strength = torch.zeros(len(good), BINS)
-    for one in filter(timed, tokens.values()):
+    for one in (one for name, one in tokens.items() if timed(name, one)):
         record = record_of(one).cpu()
         values, time = one.values.float().cpu(), one.time.float().cpu()
         known = values[good[record]]
@@ -171,10 +174,9 @@ def suspect_stretch(tokens: Batch, good: Tensor) -> Tensor:
 
 def _pasted(one: Ragged, ground: Tensor, start: Tensor, pasted: Tensor) -> Ragged:
     """ground: (B,) the record whose recording is kept outside of the stretch; start: (B,) of the stretch; pasted: (B,) bool, the others stay."""
-    whole = not timed(one)
     base = one.take(ground)
     lacking = (one.lengths == 0) | (base.lengths == 0)  # nothing to paste, or nothing to paste into: it stays as it was
-    mixed = pasted & ~lacking & (not whole)
+    mixed = pasted & ~lacking
 
     def inside(part: Ragged, record: Tensor) -> Tensor:
         return (part.time >= start[record]) & (part.time < start[record] + PATCH)

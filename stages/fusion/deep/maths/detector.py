@@ -120,6 +120,14 @@ class DeepDetector(RecordDetector, ABC):
         return torch.cat([self.read(self.fitting(part)).unit for part in batches(records)])
 
 
+def distances_within(bank: Tensor) -> Tensor:
+    """(N,) float64: the same for each of the bank, to the others; 0 where there is no other. bank: (N, F), of unit length."""
+    if len(bank) < 2:
+        return torch.zeros(len(bank), dtype=torch.float64, device=bank.device)
+    alike = (bank @ bank.T).fill_diagonal_(-torch.inf)
+    return 1 - alike.topk(min(NEIGHBOURS, len(bank) - 1), dim=1).values.double().mean(1)
+
+
 def distance(features: Tensor, bank: Tensor) -> Tensor:
     """(B,): mean cosine distance to the nearest of the bank. features: (B, F), bank: (N, F), of unit length."""
     near = (features @ bank.T).topk(min(NEIGHBOURS, len(bank)), dim=1).values

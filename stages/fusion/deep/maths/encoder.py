@@ -192,8 +192,9 @@ class TokenEncoder(nn.Module):
         self.absent = nn.ParameterDict({key(name): _drawn(encoding.width) for name in widths})
         self.time = nn.Linear(2 * BANDS, encoding.width)
         self.dropout = nn.Dropout(encoding.dropout)
-        aligns = encoding.align and encoding.sensors in widths and len(widths) > 1
-        self.aligner = Aligner(dict(widths), encoding.sensors, encoding.clock_s) if aligns else None
+        clocks = {name: size for name, size in widths.items() if name != encoding.images}  # the times of photographs are angles
+        aligns = encoding.align and encoding.sensors in clocks and len(clocks) > 1
+        self.aligner = Aligner(clocks, encoding.sensors, encoding.clock_s) if aligns else None
 
     def forward(self, tokens: Mapping[str, Padded]) -> Encoded:
         """tokens: of each modality; one that is there for no record has a column that is masked."""

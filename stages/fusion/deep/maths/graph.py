@@ -156,11 +156,16 @@ class Scorer(nn.Module):
 
 
 def scorer(detector: nn.Module, lengths: Mapping[str, int]) -> Scorer:
-    """Raises Refusal for a detector that is no single network over padded tokens."""
+    """Raises Refusal for a detector that is no single network over padded tokens, or that moves their clocks before it pads them."""
     own = [name for name, part in detector.named_children() if isinstance(part, nn.Module) and any(True for _ in part.parameters())]
     if not isinstance(detector, DeepDetector) or own != ["network"] or _reads_otherwise(detector):
         raise Refusal(
             f"{type(detector).__name__} is not one network over padded tokens and has no form as a graph; cross-attention, mid-fusion and gated-fusion have"
+        )
+    if detector.network.encoder.aligner is not None:
+        raise Refusal(
+            f"this {type(detector).__name__} puts all clocks on one before tokens are padded (encoding.align), which has no form as a graph; "
+            "export a row with align: false"
         )
     return Scorer(detector, lengths)
 

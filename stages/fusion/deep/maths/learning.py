@@ -222,6 +222,8 @@ def train_network(network: Network, source: Source, val: Source, learning: Learn
     watch = {"loss": "val_loss", "macro_f1": "val_f1_loss"}[learning.watch] if judged and not learning.normal_only else None
     if not judged:
         run.say("no validation records of the classes that are learnt: the last state is kept")
+    if watch is None and (learning.patience or learning.schedule == "plateau"):
+        run.say("nothing says which state is best here, so patience and the schedule plateau change nothing")
     plan = Plan(
         _optimiser(learning), learning.epochs, learning.batch, learning.steps, schedule=learning.rate, watch=watch,
         patience=learning.patience if watch else None,
