@@ -50,7 +50,7 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
         "columns": columns(rows),
         "recommended": best.model if best else None,
         "verdict": _verdict(best, judged),
-        "note": "Controls know nothing of what a record shows: presence sees only which modalities are there.",
+        "note": _controls(judged, result),
         "seeds": {row.model: result[row.model].get("seeds", []) for row in rows},
         "charts": drawn
         | ({"experts": experts.pop("chart")} if experts else {})
@@ -81,6 +81,12 @@ def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
     if best.latency_ms is not None:
         tiles.append((f"{best.latency_ms:.1f} ms", "a record, from its tokens"))
     return {"headline": f"Take {best.model}", "why": said, "tiles": tiles}
+
+
+def _controls(judged: Sequence[Row], result: Mapping[str, Any]) -> str:
+    """What each control does see, in the words of its result; none of them looks at what a record shows."""
+    said = [f"{row.model} {result[row.model]['blind']}" for row in judged if row.kind == "control"]
+    return f"Controls know nothing of what a record shows: {'; '.join(said)}." if said else ""
 
 
 def _comparison(judged: Sequence[Row], best: Row | None, modalities: Sequence[str]) -> dict[str, Any]:
