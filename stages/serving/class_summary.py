@@ -51,12 +51,13 @@ class Learnt(NamedTuple):
 def class_section(dataset: str, rows: Sequence[Row], best: Row | None, result: Mapping[str, Any]) -> dict[str, Any]:
     """rows: of the leaderboard. best: the recommended one. result: by model, the contents of its metrics JSON.
 
-    "model" is the one shown in detail, "charts" go with those of the section, "files" are the tables as CSV and Markdown, file name -> text.
+    "model" is the one shown in detail: the recommended one, or, where that tells no classes, the one with the highest macro F1 that is no control.
+    "charts" go with those of the section, "files" are the tables as CSV and Markdown, file name -> text.
     """
     found = compared(rows, result)
     judged = [row for row in rows if row.refused is None]
     telling = [row for row in judged if "classes" in result[row.model]]
-    detail = best if best in telling else next((row for row in telling if row.kind != "control"), None)
+    detail = best if best in telling else _best_told(telling)
     learnt = [one for row in telling for one in trainings(row)]
     unseen = sorted({name for row in telling for name in result[row.model].get("classes_only_in_test", ())})
     return {
@@ -73,6 +74,12 @@ def class_section(dataset: str, rows: Sequence[Row], best: Row | None, result: M
     }
 
 
+def _best_told(telling: Sequence[Row]) -> Row | None:
+    """Many networks rank alike and tell one class alone; the one that tells most is worth a look."""
+    models = [row for row in telling if row.kind != "control"]
+    return max(models, key=lambda row: row.metrics.get("macro_f1", {}).get("value") or 0.0, default=None)
+
+
 def trainings(row: Row) -> list[Learnt]:
     """Those of the first seed that measured a loss on both parts; a model of several networks has one each, named after it."""
     rows = [one for one in read_csv(row.folder / "learning.csv") if one.get("train_loss") is not None and one.get("val_loss") is not None]
@@ -83,7 +90,7 @@ def trainings(row: Row) -> list[Learnt]:
         own = [one for one in rows if one["training"] == name]
         figures = {column: [one.get(column) for one in own] for pair in MEASURED.values() for column in pair}
         best = min(range(len(own)), key=lambda place: own[place]["val_loss"])
-        model = row.model if len(names) == 1 else f"{row.model}, {name}"
+        model = row.model if len(names) == 1 else f"{row.model}, {name.replace('_', ' ')}"
         found.append(Learnt(model, [int(one["epoch"]) + 1 for one in own], figures, best))
     return found
 

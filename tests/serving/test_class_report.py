@@ -11,7 +11,7 @@ from stages import io, params, report
 from stages.datasets.record_files import write_record
 from stages.metrics.record_classes import CLASS_METRICS
 from stages.metrics.record_judgement import RECORD_METRICS
-from stages.serving import class_summary, class_verdict, record_predict, record_tables
+from stages.serving import class_summary, class_verdict, record_predict, record_summary, record_tables
 from stages.serving.leaderboard import leaderboard, results
 from stages.serving.record_model import choose, threshold_of
 from stages.serving.verdict import recommended
@@ -146,8 +146,13 @@ def test_tables_lie_beside_the_page_and_stand_on_it(here):
 
 def test_the_tables_of_a_study_stand_on_the_page_as_it_wrote_them(here):
     folder = here / "metrics/weld/study"
-    io.write_text(folder / "main.md", "**Supervised (S)**\n\n|  | row | P2 AUROC |\n| --- | --- | ---: |\n| D | cross-attention (<b>) | .91 [.88, .94] |\n\n**From normal records alone (U)**\n\n"
-                  "|  | row | P2 AUROC |\n| --- | --- | ---: |\n| A | paper-baseline | .71 |\n\nNot to be had:\n\n- late-fusion: P4: too few\n- knn: P1: none\n")  # fmt: skip
+    head = "|  | row | P2 AUROC |\n| --- | --- | ---: |\n"
+    parts = (
+        f"**Supervised (S)**\n\n{head}| D | cross-attention (<b>) | .91 [.88, .94] |\n",
+        f"**From normal records alone (U)**\n\n{head}| A | paper-baseline | .71 |\n",
+        "Not to be had:\n\n- late-fusion: P4: too few\n- knn: P1: none\n",
+    )
+    io.write_text(folder / "main.md", "\n".join(parts))
     found = class_summary.study_tables(folder)
     assert [(one.title, one.left, one.rows) for one in found] == [
         ("every model on every fold: Supervised (S)", 2, [["D", "cross-attention (<b>)", ".91 [.88, .94]"]]),
@@ -202,3 +207,14 @@ def test_over_fitting_is_said_where_validation_rises_from_before_half_of_the_tra
     assert bool(one.overfitted) == over and one.best == int(np.argmin(val))
     if over:
         assert "epoch 2 of 5 (0.500) and rises to 1.200" in one.overfitted
+
+
+def test_where_the_recommended_model_tells_no_classes_the_one_that_tells_most_is_shown(here):
+    rows, result = compared()
+    knn = next(row for row in rows if row.model == "knn")
+    found = class_summary.class_section("weld", rows, knn, result)
+    told_best = max((row for row in rows if "classes" in result[row.model] and row.kind != "control"), key=lambda row: row.metrics["macro_f1"]["value"])
+    assert found["model"] == told_best.model != rows[0].model and found["verdicts"]
+    candidates = [row._replace(candidate=row.model == "knn") for row in rows]
+    section = record_summary.section(params.load(), "weld", candidates, result)
+    assert section["recommended"] == "knn" and section["shown"] == told_best.model and all(case["told"] for case in section["cases"]) and section["cases"]
