@@ -15,7 +15,7 @@ from stages.plots.series_palette import NAMED
 MOST_MODELS = 5  # whose learning is drawn
 MOST_POINTS = 120  # of one curve
 WIDTH = 340  # pixels of one panel of a picture
-LABEL = 190  # of the longest name of a class that is written in full
+LABEL = 230  # pixels of a class's name above a column; beside a row a telephone has less room
 PARTS = ["training", "validation"]
 
 
@@ -30,7 +30,7 @@ def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str
     ]
     order = [words(name) for name in names]
     x = alt.X("told:N", title="told", sort=order).axis(orient="top", labelAngle=-90, labelLimit=LABEL, domain=False, ticks=False)
-    y = alt.Y("is:N", title="is", sort=order).axis(labelLimit=LABEL, domain=False, ticks=False)
+    y = alt.Y("is:N", title="is", sort=order).axis(labelLimit=130, domain=False, ticks=False)
     base = alt.Chart(values_of(rows)).encode(x=x, y=y)
     color = alt.Color("share:Q", title="share of the class").scale(domain=[0, 1], scheme="blues")
     color = color.legend(orient="bottom", format=".0%", gradientLength=140, tickCount=3)

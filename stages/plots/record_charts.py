@@ -149,7 +149,7 @@ def by_fault(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[
     ]
     means = {fault: mean_of(cell["roc_auc"] for cell in known if cell["fault"] == fault) for fault in {cell["fault"] for cell in known}}
     hardest = sorted(means, key=lambda fault: (means[fault], fault))
-    label = {"labelAngle": -90, "labelLimit": 190} if len(hardest) > FEW_FAULTS else {"labelAngle": -45, "labelLimit": 110}  # slanting, the last would be cut
+    label = {"labelAngle": -90, "labelLimit": 230} if len(hardest) > FEW_FAULTS else {"labelAngle": -45, "labelLimit": 110}  # slanting, the last would be cut
     x = alt.X("fault:N", title=None, sort=hardest).axis(orient="top", domain=False, ticks=False, **label)
     y = alt.Y("model:N", title=None, sort=list(models)).axis(labelLimit=150, domain=False, ticks=False)
     base = alt.Chart(values_of(known)).encode(x=x, y=y)
