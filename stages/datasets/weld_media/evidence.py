@@ -40,6 +40,7 @@ DEFECTS = ("excessive_convexity", "undercut", "lack_of_fusion", "porosity", "spa
 GOOD = -1  # the index of a weld that has none of them
 SLOTS = 8
 GRADES = (3.8, 5.2, 6.6)  # in deviations of a quiet slot, for a share of 1
+PLAIN = (4.6, 5.6, 6.6)  # where the moments are what is to be learnt, and not the traces
 DECOY = 0.8  # the share of a decoy
 LAST = ("crater_cracks",)  # happen where the arc goes out
 ECHOED = tuple(name for name in DEFECTS if name not in ("lack_of_fusion", "warping"))  # whose traces, apart, are no defect
@@ -53,6 +54,7 @@ class Preset(NamedTuple):
     signs: Signs
     decoys: Mapping[str, float]  # chance of a decoy in each medium
     echoes: float = 0.0  # chance of a good weld to be an echo, which has no decoys
+    grades: tuple[float, ...] = GRADES  # as many as GRADES
 
 
 COMPLEMENTARY: Signs = {  # what is not named is not to be seen
@@ -85,7 +87,7 @@ DECOYS = {"video": 0.25, "image": 0.12, "audio": 0.25, "series": 0.25}
 ECHOES = 0.3
 PRESETS = {
     "complementary": Preset(COMPLEMENTARY, DECOYS),
-    "coincidence": Preset(COMPLEMENTARY, {"video": 0.2, "image": 0.1, "audio": 0.2, "series": 0.2}, ECHOES),
+    "coincidence": Preset(COMPLEMENTARY, {"video": 0.2, "image": 0.1, "audio": 0.2, "series": 0.2}, ECHOES, PLAIN),
     "redundant": Preset(REDUNDANT, DECOYS),
     "photos": Preset({name: {"image": row["image"]} for name, row in REDUNDANT.items()}, DECOYS | {"image": 0.0}),
 }
@@ -118,7 +120,7 @@ def draw_evidence(defect: Array, chosen: Preset, draw: np.random.Generator) -> E
     apart = draw.integers(0, SLOTS, (count, len(MEDIA)))
     for name in MEDIA:
         chance, where, what = draw.random(count), draw.integers(0, SLOTS, count), draw.integers(0, len(TRACES[name]), count)
-        strength = np.array(GRADES)[draw.integers(0, len(GRADES), count)] * DECOY
+        strength = np.array(chosen.grades)[draw.integers(0, len(GRADES), count)] * DECOY
         decoy = np.flatnonzero((chance < chosen.decoys[name]) & (echo == GOOD))
         x[name][decoy, where[decoy], what[decoy]] += strength[decoy]
     for at in np.flatnonzero((defect != GOOD) | (echo != GOOD)):
@@ -126,7 +128,7 @@ def draw_evidence(defect: Array, chosen: Preset, draw: np.random.Generator) -> E
         for name, (trace, share) in chosen.signs[kind].items():
             place = other[at] if name in APART.get(kind, ()) else slot[at]
             place = place if echo[at] == GOOD else apart[at, MEDIA.index(name)]
-            x[name][at, place, TRACES[name].index(trace)] += GRADES[grade[at]] * share
+            x[name][at, place, TRACES[name].index(trace)] += chosen.grades[grade[at]] * share
     return Evidence(x, grade, slot, other, echo)
 
 
@@ -153,9 +155,9 @@ def _echoes(x: Mapping[str, Array], chosen: Preset, present: Array | None) -> di
         found[kind] = {}
         for name in MEDIA:
             trace, share = chosen.signs[kind].get(name, (TRACES[name][0], 0.0))  # a share of 0 shifts nothing
-            mean = np.array(GRADES) * share
+            mean = np.array(chosen.grades) * share
             shifted = logsumexp(mean * x[name][:, :, TRACES[name].index(trace), None] - mean**2 / 2, axis=1) - np.log(SLOTS)
-            term = shifted - np.log(_decoyed(x[name], chosen.decoys[name]))[:, None]
+            term = shifted - np.log(_decoyed(x[name], name, chosen))[:, None]
             found[kind][name] = term if present is None else np.where(present[:, MEDIA.index(name), None], term, 0.0)
     return found
 
@@ -166,27 +168,28 @@ def subsets() -> list[tuple[str, ...]]:
 
 def _terms(x: Mapping[str, Array], chosen: Preset, present: Array | None) -> dict[str, dict[str, Array]]:
     """defect -> medium that shows it -> (n, J, G): the log-likelihood ratio, did it happen in slot j with grade g, against a weld that is no echo."""
-    quiet = {name: _decoyed(x[name], chosen.decoys[name]) for name in MEDIA}
+    quiet = {name: _decoyed(x[name], name, chosen) for name in MEDIA}
     found: dict[str, dict[str, Array]] = {}
     for kind in DEFECTS:
         found[kind] = {}
         for name, (trace, share) in chosen.signs[kind].items():
-            seen, mean = x[name][:, :, TRACES[name].index(trace), None], np.array(GRADES) * share
-            gain = chosen.decoys[name] * (_decoy_ratio(seen - mean) - _decoy_ratio(seen)) / (SLOTS * len(TRACES[name]))
+            seen, mean = x[name][:, :, TRACES[name].index(trace), None], np.array(chosen.grades) * share
+            gain = chosen.decoys[name] * (_decoy_ratio(seen - mean, chosen) - _decoy_ratio(seen, chosen)) / (SLOTS * len(TRACES[name]))
             without = quiet[name][:, None, None]
             term = mean * seen - mean**2 / 2 + np.log(np.maximum(without + gain, 1 - chosen.decoys[name] + 1e-300)) - np.log(without)
             found[kind][name] = term if present is None else np.where(present[:, MEDIA.index(name), None, None], term, 0.0)
     return found
 
 
-def _decoyed(x: Array, chance: float) -> Array:
+def _decoyed(x: Array, medium: str, chosen: Preset) -> Array:
     """(n,): density of x (n, J, K) with a decoy that may be there, relative to that without."""
-    return 1 - chance + chance * _decoy_ratio(x).mean((1, 2))
+    chance = chosen.decoys[medium]
+    return 1 - chance + chance * _decoy_ratio(x, chosen).mean((1, 2))
 
 
-def _decoy_ratio(x: Array) -> Array:
+def _decoy_ratio(x: Array, chosen: Preset) -> Array:
     """Of one number, of any shape: its density with a decoy on it relative to that without, grades equally likely."""
-    mean = np.array(GRADES) * DECOY
+    mean = np.array(chosen.grades) * DECOY
     return np.exp(mean * x[..., None] - mean**2 / 2).mean(-1)
 
 
