@@ -36,7 +36,7 @@ def main(name: str, asked: OneOff = PLAIN) -> int:
         fit, units, processes=params.compute.processes, threads=params.compute.threads, preload=("torch", "stages.training")
     )
     code = engine.exit_code(name, outcomes)
-    if code == errors.OK:
+    if code == errors.OK and asked == PLAIN:
         shutil.rmtree(RESUME / name, ignore_errors=True)
     return code
 
@@ -71,6 +71,8 @@ def fit(params: Params, name: str, row: str, seed: int, data: str, asked: OneOff
             print(f"{name} {row}\n{one_off.first_batch(detector, train, seed)}")
         detector.to(session.device).fit(train, val, session)
         artefact.save(place, detector, config, session.history)
+        if asked != PLAIN:  # what the pipeline has begun of other rows and seeds stays
+            shutil.rmtree(state, ignore_errors=True)
         if asked.differs:
             print(f"{name} {row}: written to {place.as_posix()}; models/ is as it was")
     except Refusal as reason:

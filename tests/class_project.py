@@ -44,7 +44,7 @@ records:
         setpoint-only:
           detector: classical.forest
           trees: 12
-          blind: the process
+          blind: sees the setting alone
           modalities:
             - setpoint
     plain:

@@ -34,10 +34,11 @@ class ByClass(NamedTuple):
 
 def class_counts(true: ArrayLike, told: ArrayLike, classes: int, weight: ArrayLike | None = None) -> Floats:
     """(..., C, C): how often each class (first axis) was said to be each class (second). true, told: (N,) positions; weight: (..., N), one each by default."""
-    pair = np.asarray(true) * classes + np.asarray(told)
-    given = np.ones(len(pair)) if weight is None else np.asarray(weight, dtype=np.float64)
-    members = np.eye(classes * classes)[pair]  # (N, C * C)
-    return (given @ members).reshape(*given.shape[:-1], classes, classes)
+    pair, member = np.unique(np.asarray(true) * classes + np.asarray(told), return_inverse=True)
+    given = np.ones(len(member)) if weight is None else np.asarray(weight, dtype=np.float64)
+    count = np.zeros((*given.shape[:-1], classes * classes))
+    count[..., pair] = given @ np.eye(len(pair))[member]  # pairs that occur alone: at most N, where C * C may be far more
+    return count.reshape(*given.shape[:-1], classes, classes)
 
 
 def accuracy(count: Floats) -> Floats:

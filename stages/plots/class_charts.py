@@ -15,6 +15,7 @@ from stages.plots.series_palette import NAMED
 MOST_MODELS = 5  # whose learning is drawn
 MOST_POINTS = 120  # of one curve
 WIDTH = 340  # pixels of one panel of a picture
+LABEL = 230  # pixels of a class's name above a column; beside a row a telephone has less room
 PARTS = ["training", "validation"]
 
 
@@ -28,7 +29,7 @@ def confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> dict[str
         for told, count in zip(names, own, strict=True)
     ]
     order = [words(name) for name in names]
-    x = alt.X("told:N", title="told", sort=order).axis(orient="top", labelAngle=-45, labelLimit=110, domain=False, ticks=False)
+    x = alt.X("told:N", title="told", sort=order).axis(orient="top", labelAngle=-90, labelLimit=LABEL, domain=False, ticks=False)
     y = alt.Y("is:N", title="is", sort=order).axis(labelLimit=130, domain=False, ticks=False)
     base = alt.Chart(values_of(rows)).encode(x=x, y=y)
     color = alt.Color("share:Q", title="share of the class").scale(domain=[0, 1], scheme="blues")
@@ -50,7 +51,7 @@ def by_class(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[
     ]
     means = {name: mean_of(cell["f1"] for cell in known if cell["class"] == name) for name in {cell["class"] for cell in known}}
     hardest = sorted(means, key=lambda name: (means[name], name))
-    x = alt.X("class:N", title=None, sort=hardest).axis(orient="top", labelAngle=-45, labelLimit=110, domain=False, ticks=False)
+    x = alt.X("class:N", title=None, sort=hardest).axis(orient="top", labelAngle=-90, labelLimit=LABEL, domain=False, ticks=False)
     y = alt.Y("model:N", title=None, sort=list(models)).axis(labelLimit=150, domain=False, ticks=False)
     base = alt.Chart(values_of(known)).encode(x=x, y=y)
     color = alt.Color("f1:Q", title="F1").scale(domain=[0, 1], scheme="blues")
@@ -83,7 +84,7 @@ def learning(rows: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
         if row["kept"] and row["val"] is not None and row["model"] in models
     ]
     color = alt.Color("model:N", title=None).scale(domain=models, range=NAMED[: len(models)]).legend(orient="top", columns=2, labelLimit=170)
-    dash = alt.StrokeDash("part:N", title=None).scale(domain=PARTS, range=[DASHES[2], DASHES[0]]).legend(orient="top")
+    dash = alt.StrokeDash("part:N", title=None).scale(domain=PARTS, range=[DASHES[2], DASHES[0]]).legend(orient="bottom")
     x, y = alt.X("epoch:Q", title="epoch").axis(tickMinStep=1, format="d"), alt.Y("value:Q", title=what)
     tooltip = ["model:N", "part:N", "epoch:Q", alt.Tooltip("value:Q", format=".3f")]
     lines = alt.Chart(values_of(points)).mark_line(strokeWidth=1.8).encode(x=x, y=y, color=color, strokeDash=dash, tooltip=tooltip)

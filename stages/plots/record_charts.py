@@ -13,6 +13,7 @@ import numpy as np
 
 from stages.plots.series_palette import ANOMALY, NAMED, NORMAL, QUIET
 
+FEW_FAULTS = 9  # whose names have room to slant
 SHAPES = ["circle", "square", "diamond", "triangle-up", "triangle-down"]
 DASHES = [[1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [4, 4]]
 KINDS = {"supervised": NORMAL, "unsupervised": NAMED[3], "control": QUIET}
@@ -148,7 +149,8 @@ def by_fault(cells: Sequence[Mapping[str, Any]], models: Sequence[str]) -> dict[
     ]
     means = {fault: mean_of(cell["roc_auc"] for cell in known if cell["fault"] == fault) for fault in {cell["fault"] for cell in known}}
     hardest = sorted(means, key=lambda fault: (means[fault], fault))
-    x = alt.X("fault:N", title=None, sort=hardest).axis(orient="top", labelAngle=-45, labelLimit=110, domain=False, ticks=False)
+    label = {"labelAngle": -90, "labelLimit": 230} if len(hardest) > FEW_FAULTS else {"labelAngle": -45, "labelLimit": 110}  # slanting, the last would be cut
+    x = alt.X("fault:N", title=None, sort=hardest).axis(orient="top", domain=False, ticks=False, **label)
     y = alt.Y("model:N", title=None, sort=list(models)).axis(labelLimit=150, domain=False, ticks=False)
     base = alt.Chart(values_of(known)).encode(x=x, y=y)
     color = alt.Color("roc_auc:Q", title="ROC AUC").scale(domain=[0.5, 1], clamp=True, scheme="blues")

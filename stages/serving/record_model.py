@@ -58,7 +58,8 @@ class RecordModel(NamedTuple):
 
 
 def choose(params: Params, project: Path = Path(), dataset: str | None = None, model: str | None = None) -> RecordModel:
-    """The model asked for; by default the one that the report recommends, without a report the one with the highest ROC AUC. Its first seed.
+    """The model asked for; by default the one that the report recommends, without a report the one with the highest ROC AUC that is
+    no control. Its first seed.
 
     Raises UserError where it is not clear what is meant, or nothing has been fitted.
     """
@@ -93,4 +94,4 @@ def _recommended(project: Path, dataset: str, known: dict[str, tuple[Path, dict[
     verdicts = io.read_json(project / VERDICTS) if (project / VERDICTS).is_file() else {}
     if (name := verdicts.get(dataset)) in known:
         return name
-    return max(sorted(known), key=lambda name: known[name][1]["mean"][RANKED_BY]["value"] or 0.0)
+    return max(sorted(known), key=lambda name: ("blind" not in known[name][1], known[name][1]["mean"][RANKED_BY]["value"] or 0.0))

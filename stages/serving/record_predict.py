@@ -256,7 +256,8 @@ def render(verdict: RecordVerdict) -> str:
         lines.append(f"  {said}: what each added to {verdict.nothing_known:.3g}, the score of a record of which nothing is known")
     if verdict.told is not None:
         faults = ", ".join(f"{name.replace('_', ' ')} {share:.2f}" for name, share in verdict.faults or ())
-        lines.append(f"  {verdict.decision or 'no rule to accept or reject by'}; told: {verdict.told.replace('_', ' ')}; if faulty: {faults}")
+        rule = f"by a rule of its own beside the threshold: {verdict.decision}" if verdict.decision else "no rule to accept or reject by"
+        lines.append(f"  {rule}; told: {verdict.told.replace('_', ' ')}; if faulty: {faults}")
     if verdict.suspected is not None:
         lines.append(f"  what looks anomalous is most of all at {verdict.suspected}")
     return "\n".join([*lines, *([f"  missing: {', '.join(verdict.missing)}"] if verdict.missing else [])])

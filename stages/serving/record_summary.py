@@ -1,6 +1,7 @@
 """What the report page says of one data set of records, as plain data: verdict, table, charts, the worst cases with what each modality said.
 
-The model that is shown in detail is the one that is recommended, as its first seed sees the test records, at the threshold that held-out normal records
+The model that is shown in detail is the one that is recommended, and where records have kinds of fault and it tells none, the mistakes are those of
+the model that tells them best; as its first seed sees the test records, at the threshold that held-out normal records
 gave it.
 """
 
@@ -37,11 +38,13 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
     about = io.read_json(Path("data", dataset, "dataset.json"))
     judged = [row for row in rows if row.refused is None]
     classes = class_section(dataset, rows, best, result) if has_classes(result) else None
-    cases, experts = _cases(dataset, best, *((WELDS, CASES) if classes else (CASES,))) if best else [], _experts(judged)
+    told = next((row for row in judged if classes and row.model == classes["model"]), None)
+    shown = told or best  # whose mistakes are shown: one that tells faults also gives a verdict and a moment
+    cases, experts = _cases(dataset, shown, *((WELDS, CASES) if classes else (CASES,))) if shown else [], _experts(judged)
     drawn = _comparison(judged, best, result[best.model]["modalities"] if best else []) | (_detail(best) if best else {})
     if classes:
         drawn |= classes.pop("charts")
-        _add_timelines(dataset, best, cases)
+        _add_timelines(dataset, shown, cases)
     return {
         "task": "records",
         "unit": "record",
@@ -49,8 +52,9 @@ def section(params: Params, name: str, rows: list[Row], result: Mapping[str, Any
         "rows": rows,
         "columns": columns(rows),
         "recommended": best.model if best else None,
+        "shown": shown.model if shown else None,
         "verdict": _verdict(best, judged),
-        "note": "Controls know nothing of what a record shows: presence sees only which modalities are there.",
+        "note": _controls(judged, result),
         "seeds": {row.model: result[row.model].get("seeds", []) for row in rows},
         "charts": drawn
         | ({"experts": experts.pop("chart")} if experts else {})
@@ -72,6 +76,9 @@ def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
     said = [f"Its ROC AUC is {cell(best.metrics['roc_auc'])}.", *why(best, [row for row in judged if row.kind != "control"], "record")]
     if presence := next((row for row in judged if row.model == "presence"), None):
         said.append(f"Which modalities are there tells by itself {cell(presence.metrics['roc_auc'])}.")
+    control = next((row for row in judged if row.kind == "control" and row.model != "presence"), None)  # rows are ranked
+    if control and control.metrics["roc_auc"]["value"] is not None and (control.metrics["roc_auc"].get("low") or 0.0) > 0.5:
+        said.append(f"The control {control.model}, which looks at nothing that a record shows, reaches {cell(control.metrics['roc_auc'])}.")
     tiles = []
     for metric, text in (("recall", "of anomalous records found"), ("false_alarm_rate", "of normal records raise an alarm")):
         if (value := best.metrics.get(metric, {}).get("value")) is not None:
@@ -81,6 +88,12 @@ def _verdict(best: Row | None, judged: Sequence[Row]) -> dict[str, Any]:
     if best.latency_ms is not None:
         tiles.append((f"{best.latency_ms:.1f} ms", "a record, from its tokens"))
     return {"headline": f"Take {best.model}", "why": said, "tiles": tiles}
+
+
+def _controls(judged: Sequence[Row], result: Mapping[str, Any]) -> str:
+    """What each control does see, in the words of its result; none of them looks at what a record shows."""
+    said = [f"{row.model} {result[row.model]['blind']}" for row in judged if row.kind == "control"]
+    return f"Controls know nothing of what a record shows: {'; '.join(said)}." if said else ""
 
 
 def _comparison(judged: Sequence[Row], best: Row | None, modalities: Sequence[str]) -> dict[str, Any]:

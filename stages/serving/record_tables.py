@@ -20,12 +20,26 @@ from stages.metrics.counts import auroc_of_counts
 from stages.metrics.inputs import Undefined
 from stages.serving.leaderboard import Row, cell
 
-DEEP, MID = "cross-attention", "mid-fusion"  # what the comparison is about: attention between the modalities against joining their means
-PLACES = {
-    "majority": "control", "random": "control", "duration-only": "control", "session-only": "control", "paper-baseline": "A", "video-only": "B",
-    "image-only": "B", "audio-only": "B", "sensor-only": "B", "late-fusion": "C1", MID: "C2", "setpoint-only": "C3", "gated-fusion": "C4", DEEP: "D",
-    "perceiver-moe": "E", "process-to-result": "F",
-}  # fmt: skip
+DEEP, MID, SETPOINT = "cross-attention", "mid-fusion", "setpoint-only"  # D, C2 and C3: what the comparison is about, and what it stands beside
+LETTERS = {  # of the rows of the comparison, in the order of the tables, those of `assay weld study` too
+    "majority": "control",
+    "random": "control",
+    "chance": "control",
+    "duration-only": "control",
+    "session-only": "control",
+    SETPOINT: "C3",
+    "paper-baseline": "A",
+    "video-only": "B",
+    "image-only": "B",
+    "audio-only": "B",
+    "sensor-only": "B",
+    "late-fusion": "C1",
+    MID: "C2",
+    "gated-fusion": "C4",
+    DEEP: "D",
+    "perceiver-moe": "E",
+    "process-to-result": "F",
+}
 MAIN = {
     "roc_auc": "ROC AUC",
     "macro_f1": "macro F1",
@@ -94,20 +108,21 @@ def compared(rows: Sequence[Row], result: Mapping[str, Any]) -> Comparison:
     setting = next((row.model for row in judged if result[row.model]["modalities"] == SETTING), None)
     over = {row.model: difference(row.model, setting, seen) for row in judged if setting and row.model != setting}
     said = [_deep(seen, judged, result), _setting(setting, judged, over), _guess(result)]
-    main = _main(judged, setting, over, [text for text in said if text])
-    found = {"main": main, "missing": _missing(judged), "faults": _faults(judged), "classes": _classes(judged)}
+    found = {"main": _main(judged, setting, over), "missing": _missing(judged), "faults": _faults(judged), "classes": _classes(judged)}
     return Comparison({name: table for name, table in found.items() if table.rows}, [text for text in said if text])
 
 
 def files(dataset: str, found: Comparison) -> dict[str, str]:
     """File name -> text."""
     texts = {f"{dataset}-{name}.csv": table.csv for name, table in found.tables.items()}
-    return texts | {f"{dataset}-{name}.md": markdown(table) for name, table in found.tables.items()}
+    return texts | {f"{dataset}-{name}.md": markdown(table, found.said if name == "main" else ()) for name, table in found.tables.items()}
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table, said: Sequence[str] = ()) -> str:
+    """said: sentences that follow the note."""
     lines = [table.header, ["---"] * table.left + ["---:"] * (len(table.header) - table.left), *table.rows]
-    note = f"\n{table.note}\n" if table.note else ""
+    text = " ".join(filter(None, (table.note, *said)))
+    note = f"\n{text}\n" if text else ""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n{note}"
 
 
@@ -145,7 +160,8 @@ def _deep(seen: Mapping[str, Seen | None], judged: Sequence[Row], result: Mappin
     found = [one for one in (difference(DEEP, other, seen) for other in (MID, best) if other and other != DEEP) if one]
     if not found:
         return ""
-    parts = [f"{one.text} over {one.second}, {_verdict(one.interval)}" for one in found]
+    chosen = {best: " (the best of one modality on these very records, which favours it)"}
+    parts = [f"{one.text} over {one.second}{chosen.get(one.second, '')}, {_verdict(one.interval)}" for one in found]
     return f"ROC AUC of {DEEP} on the same {found[0].records} test records: {'; '.join(parts)}."
 
 
@@ -162,8 +178,10 @@ def _setting(setting: str | None, judged: Sequence[Row], over: Mapping[str, Diff
     if control["value"] < TELLS or control["low"] <= 0.5:
         return f"The setting tells little of the fault: {setting}, which sees nothing of the process, has an ROC AUC of {cell(control)}."
     looking = [(row.model, over[row.model]) for row in judged if row.kind != "control" and over.get(row.model)]
+    if not looking:
+        return f"The setting tells the fault: {setting}, which sees nothing of the process, has an ROC AUC of {cell(control)}, and no model stands beside it."
     above = [name for name, one in looking if one and one.interval.low > 0]
-    shown = f"{', '.join(above)} alone are above it" if above else "no model is above it"
+    shown = f"above it {'are' if len(above) > 1 else 'is'} {', '.join(above)} alone" if above else "no model is above it"
     return (
         f"The setting tells the fault: {setting}, which sees nothing of the process, has an ROC AUC of {cell(control)}. A model that is not above it has not "
         f"shown that looking at the process helps; by the paired 95 % intervals {'all models are above it' if len(above) == len(looking) else shown}."
@@ -180,7 +198,7 @@ def _guess(result: Mapping[str, Any]) -> str:
     )
 
 
-def _main(judged: Sequence[Row], setting: str | None, over: Mapping[str, Difference | None], said: Sequence[str]) -> Table:
+def _main(judged: Sequence[Row], setting: str | None, over: Mapping[str, Difference | None]) -> Table:
     metrics = {name: title for name, title in MAIN.items() if any(row.metrics.get(name, {}).get("value") is not None for row in judged)}
     header = ["row", "model", *metrics.values(), *([f"over {setting}"] if setting else []), "ms"]
     shown, stored = [], []
@@ -189,9 +207,9 @@ def _main(judged: Sequence[Row], setting: str | None, over: Mapping[str, Differe
         beside = [found.text if found else ""] if setting else []
         speed = f"{row.latency_ms:.1f}" if row.latency_ms is not None else ""
         name = row.model + (f" ({row.label})" if row.label else "")
-        shown.append([PLACES.get(row.model, ""), name, *(cell(row.metrics.get(metric)) for metric in metrics), *beside, speed])
+        shown.append([LETTERS.get(row.model, ""), name, *(cell(row.metrics.get(metric)) for metric in metrics), *beside, speed])
         stored.append(_stored(row, metrics, found))
-    note = "Value [95 % interval over groups of records and seeds]. " + " ".join(said)
+    note = "Value [95 % interval over groups of records and seeds]."
     return Table("All models beside the setting alone", header, shown, note, tables.rows_csv(stored, list(stored[0]) if stored else []), 2)
 
 
@@ -201,7 +219,7 @@ def _stored(row: Row, metrics: Mapping[str, str], over: Difference | None) -> di
     interval = over.interval._asdict() if over else dict.fromkeys(Interval._fields)
     beside = {"over_setting": interval["value"], "over_setting_low": interval["low"], "over_setting_high": interval["high"]}
     costs = {name: row.cost.get(name) for name in COSTS}
-    return {"row": PLACES.get(row.model, ""), "model": row.model, "label": row.label, "kind": row.kind} | figures | beside | costs
+    return {"row": LETTERS.get(row.model, ""), "model": row.model, "label": row.label, "kind": row.kind} | figures | beside | costs
 
 
 def _missing(judged: Sequence[Row]) -> Table:
@@ -268,5 +286,5 @@ def _value(name: str, text: str) -> Any:
 
 
 def _place(model: str) -> int:
-    names = list(PLACES)
+    names = list(LETTERS)
     return names.index(model) if model in names else len(names)

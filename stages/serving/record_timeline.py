@@ -22,6 +22,7 @@ FRAME, PHOTO = 80, 112  # pixels of a side
 RATE = 16000  # samples a second
 LEVEL_S = 0.1  # of sound that one level is taken of
 POINTS = 160  # of a curve
+AFTER_S = 3.0  # by which sensors may outlast film and sound before their clock must have jumped, as in the check of the data (E446)
 FLAT = 1e-9
 HEIGHT = 100.0  # of the drawing area of a curve, whose width is that of the clock
 UNREADABLE = (DataError, UnreadableImage, OSError)
@@ -50,7 +51,7 @@ def timeline(root: Path, sample: Mapping[str, Any], span: Mapping[str, Any] | No
             found[name] = lane
     if not found:
         return None
-    end = max(max(lane.last for lane in found.values()), FLAT)
+    end, cut = _end(found)
     shade = _shade(span, end)
     return {
         "end": end,
@@ -58,9 +59,19 @@ def timeline(root: Path, sample: Mapping[str, Any], span: Mapping[str, Any] | No
         "photos": _photos(root, sample.get("image_path")),
         "ticks": [{"at": 100 * second / end, "text": f"{second:g} s"} for second in _ticks(end)],
         "span": shade,
+        "cut": cut,
         "missing": missing,
         "said": _said(sample["record_id"], list(found), end, shade),
     }
+
+
+def _end(found: Mapping[str, Lane]) -> tuple[float, str]:
+    """Where the clock of all lanes ends, and a sentence where the sensors go on: a jump of their clock would leave the others no room."""
+    last = max(lane.last for name, lane in found.items() if name != "series" or len(found) == 1)
+    own = found["series"].last if "series" in found else last
+    if own > last + AFTER_S:
+        return max(last, FLAT), f"By their clock the sensors go on to {own:.0f} s, long after the others have ended; that part is not shown."
+    return max(last, own, FLAT), ""
 
 
 def pictures(path: Path) -> list[Path]:
@@ -153,7 +164,7 @@ def _shade(span: Mapping[str, Any] | None, end: float) -> dict[str, Any] | None:
 
 def _ticks(end: float) -> list[float]:
     step = next((one for one in (0.5, 1, 2, 5, 10, 20, 50, 100) if end / one <= 8), 200)
-    return [step * number for number in range(int(end / step) + 1)]
+    return [step * number for number in range(int(end / step) + 1) if step * number <= 0.95 * end]  # the last one's text must fit
 
 
 def _said(record_id: str, lanes: Sequence[str], end: float, shade: Mapping[str, Any] | None) -> str:

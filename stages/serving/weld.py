@@ -89,6 +89,8 @@ def study(
     if dry_run:
         show(weld_study.budget(weld_study.plan(settings, asked), folder), as_json, ("protocol", "what", "cells", "done"))
         return
+    if document is not None:
+        weld_tables.check_document(document)  # before hours of work, not after them
     code, _ = weld_study.run(settings, asked, folder)
     if not code and document is not None:
         weld_tables.into_document(document, folder)
@@ -222,9 +224,9 @@ def parted(text: str) -> tuple[str, ...]:
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:
-    if not parted(text) or not all(part.isdigit() for part in parted(text)):
+    if not parted(text) or not all(part.isdecimal() for part in parted(text)):
         raise errors.UserError(f"--seeds must be whole numbers with commas between, such as 0,1,2; got {text!r}")
-    return tuple(map(int, parted(text)))
+    return tuple(dict.fromkeys(map(int, parted(text))))
 
 
 def run_of(dataset: str, model: str) -> str:

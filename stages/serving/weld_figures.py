@@ -115,7 +115,7 @@ def over_folds(results: Results, row: StudyRow) -> dict[str, float | None]:
 
 
 def _scaled(results: Results, scored: Scored, fold: str, seed: int) -> np.ndarray:
-    """(N,) of one model's test scores on the scale of its own validation records."""
+    """(N,) of one model's test scores on the scale of its own validation records; as they are where these do not say."""
     told = scored.cells[fold][seed]
     val, label = np.array(told["val"]), np.array([results.label[one] for one in scored.val[fold]])
     test = np.array(told["test"])
@@ -124,8 +124,8 @@ def _scaled(results: Results, scored: Scored, fold: str, seed: int) -> np.ndarra
             return test / calibration.temperature(val, label)
         except Undefined:
             return test
-    normal = val[label == 0] if (label == 0).any() else test
-    return (test - normal.mean()) / (normal.std() or 1.0)
+    normal = val[label == 0]
+    return (test - normal.mean()) / (normal.std() or 1.0) if len(normal) else test
 
 
 def _guesses(results: Results, scored: Scored, seeds: Sequence[int]) -> dict[str, list[float]]:

@@ -16,28 +16,10 @@ from stages.datasets.record_sets import open_stores
 from stages.fusion.deep.maths.augment import AUGMENTATIONS
 from stages.fusion.one_off import merged
 from stages.params import ParamsError, RecordTask, nearest, options
+from stages.serving.record_tables import DEEP, LETTERS, MID
 
-PROPOSED, MID, SETPOINT = "cross-attention", "mid-fusion", "setpoint-only"  # D, C2, C3
-LETTERS = {  # in the order of the tables
-    "majority": "control",
-    "random": "control",
-    "duration-only": "control",
-    "session-only": "control",
-    SETPOINT: "C3",
-    "paper-baseline": "A",
-    "video-only": "B",
-    "image-only": "B",
-    "audio-only": "B",
-    "sensor-only": "B",
-    "late-fusion": "C1",
-    MID: "C2",
-    "gated-fusion": "C4",
-    PROPOSED: "D",
-    "perceiver-moe": "E",
-    "process-to-result": "F",
-}
 SINGLES = tuple(name for name, letter in LETTERS.items() if letter == "B")
-MISSING = (PROPOSED, MID, "late-fusion", "gated-fusion", "perceiver-moe")  # rows of the table of missing modalities
+MISSING = (DEEP, MID, "late-fusion", "gated-fusion", "perceiver-moe")  # rows of the table of missing modalities
 
 PASTE = "fault_paste"
 MILD = [name for name in AUGMENTATIONS if name != PASTE]
@@ -60,7 +42,7 @@ class Ablation(NamedTuple):
     question: str
     setting: str
     options: dict[str, Any] = {}
-    of: str = PROPOSED
+    of: str = DEEP
     without: str | None = None  # a modality
 
 
@@ -88,7 +70,7 @@ ABLATIONS = (
     *_learning("augmentation", {"none": {"augment": []}, "no pasted faults": {"augment": MILD}, "all": {"augment": [*MILD, PASTE]}}),
 )
 # What is asked of the encoders (label paper in the photographs, sensors without their setting) needs tokens of its own: docs/weld_commands.md.
-GOOD_ONLY = (PROPOSED, MID)  # rows that are fitted on normal records alone as well
+GOOD_ONLY = (DEEP, MID)  # rows that are fitted on normal records alone as well
 
 
 def study_rows(task: RecordTask, dataset: str, asked: Sequence[str] | None = None) -> list[StudyRow]:
@@ -126,7 +108,7 @@ def ablations(rows: Sequence[StudyRow], dataset: str) -> tuple[list[StudyRow], d
             gone[name] = f"{one.of} is not shown {one.without}"
             continue
         kept = tuple(other for other in shown if other != one.without) if one.without else base.shown
-        row = _changed(base, one.options, name)._replace(shown=kept, question=one.question, of=PROPOSED)
+        row = _changed(base, one.options, name)._replace(shown=kept, question=one.question, of=DEEP)
         if reason := unavailable(row):
             gone[name] = reason
         else:

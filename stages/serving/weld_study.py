@@ -54,6 +54,8 @@ class Plan(NamedTuple):
 
 def plan(params: Params, asked: Asked) -> Plan:
     """All that would be computed; nothing is. Raises ParamsError, DataError, Missing."""
+    if not asked.protocols:
+        raise UserError(f"no protocol is asked for; known: {', '.join(PROTOCOLS)}")
     if unknown := [name for name in asked.protocols if name not in PROTOCOLS]:
         raise UserError(f"there is no protocol {unknown[0]!r}; known: {', '.join(f'{name} ({what})' for name, what in PROTOCOLS.items())}")
     table = io.read_table(Path("data", asked.dataset, "samples.parquet"))

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from stages import io
-from stages.errors import UserError
+from stages.errors import Missing, UserError
 from stages.metrics.bootstrap import Interval
 from stages.metrics.tables import rows_csv
 from stages.serving import weld_oracle
+from stages.serving.record_tables import DEEP, LETTERS, MID, SETPOINT
 from stages.serving.weld_figures import Results, best_single, difference, gathered, milliseconds, over_folds, ranked, subset_auroc
-from stages.serving.weld_rows import LETTERS, MID, MISSING, PROPOSED, SETPOINT, SINGLES, StudyRow
+from stages.serving.weld_rows import MISSING, SINGLES, StudyRow
 from stages.serving.weld_study import HEADLINE, Plan, folds_told
 
 KINDS = {"S": "supervised", "U": "from normal records alone"}
@@ -113,7 +114,7 @@ def paired(planned: Plan, results: Results) -> dict[str, Any]:
     }  # fmt: skip
     for protocol in planned.folds:
         single = best_single(results, SINGLES, protocol)
-        pairs = [("D - C2", PROPOSED, MID), ("D - best single", PROPOSED, single)]
+        pairs = [("D - C2", DEEP, MID), ("D - best single", DEEP, single)]
         pairs += [(f"{row.name} - setpoint-only", row.name, SETPOINT) for row in planned.main if row.name != SETPOINT]
         for name, first, second in pairs:
             one, other = (results.scored.get((row, protocol)) for row in (first, second))
@@ -163,16 +164,28 @@ def missing_text(lines: Sequence[Line]) -> str:
     return _markdown(["what is left", *names], [[line["modalities"].replace("+", ", "), *(_cell(line, name) for name in names)] for line in lines])
 
 
-def into_document(path: Path, out: Path) -> None:
-    """Put the tables between the markers `<!-- weld-main -->` and `<!-- /weld-main -->` of a document, and so on. Raises UserError where one lacks."""
+def check_document(path: Path) -> str:
+    """The text of a document that has a place for each table. Raises Missing where it is not here, UserError where it has no such place."""
+    if not path.is_file():
+        raise Missing(f"{path} is not here. Give a document that has <!-- weld-main --> and <!-- /weld-main --> in it, and so for {', '.join(FILES[1:])}")
     text = path.read_text(encoding="utf-8")
     for name in FILES:
-        pattern = re.compile(f"(<!-- weld-{name} -->\n).*?(<!-- /weld-{name} -->)", re.DOTALL)
-        if not pattern.search(text):
+        if not _between(name).search(text):
             raise UserError(f"{path} has no place for the table: it needs <!-- weld-{name} --> and <!-- /weld-{name} -->, each on a line of its own")
+    return text
+
+
+def into_document(path: Path, out: Path) -> None:
+    """Put the tables between the markers `<!-- weld-main -->` and `<!-- /weld-main -->` of a document, and so on. Raises as `check_document` does."""
+    text = check_document(path)
+    for name in FILES:
         table = (out / f"{name}.md").read_text(encoding="utf-8").rstrip("\n")
-        text = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
+        text = _between(name).sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
     io.write_text(path, text)
+
+
+def _between(name: str) -> re.Pattern[str]:
+    return re.compile(f"(<!-- weld-{name} -->\n).*?(<!-- /weld-{name} -->)", re.DOTALL)
 
 
 def _spread(name: str, found: Interval) -> Line:

@@ -125,3 +125,9 @@ def test_a_guess_is_worth_what_its_labels_are_by_scikit_learn():
     assert found["macro_f1"] == pytest.approx(f1_score(names, every, average="macro", zero_division=0))
     bad = np.array([name != "normal" for name in names])
     assert found["f1"] == pytest.approx(f1_score(bad, np.ones(100))) and found["pr_auc"] == pytest.approx(0.93)
+
+
+def test_as_many_classes_as_records_are_counted_without_room_for_every_pair_of_pairs():
+    true, told = np.arange(1000), np.roll(np.arange(1000), 1)
+    count = classes.class_counts(true, told, 1000)
+    assert count.sum() == 1000 and (count[true, told] == 1).all() and classes.accuracy(count) == 0

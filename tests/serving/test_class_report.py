@@ -11,7 +11,7 @@ from stages import io, params, report
 from stages.datasets.record_files import write_record
 from stages.metrics.record_classes import CLASS_METRICS
 from stages.metrics.record_judgement import RECORD_METRICS
-from stages.serving import class_summary, class_verdict, record_predict, record_tables
+from stages.serving import class_summary, class_verdict, record_predict, record_summary, record_tables
 from stages.serving.leaderboard import leaderboard, results
 from stages.serving.record_model import choose, threshold_of
 from stages.serving.verdict import recommended
@@ -118,8 +118,14 @@ def test_a_setting_that_tells_nothing_is_said_to():
     row.metrics = {"roc_auc": {"value": 0.7, "low": 0.6, "high": 0.8}}
     models = [type("Row", (), {"model": name, "metrics": {}, "kind": "supervised"}) for name in ("a", "b")]
     over = {"a": record_tables.Difference("a", "s", sure, 9), "b": record_tables.Difference("b", "s", sure._replace(low=-0.1), 9)}
-    assert "a alone are above it" in record_tables._setting("setpoint-only", [row, *models], over)
+    assert "above it is a alone" in record_tables._setting("setpoint-only", [row, *models], over)
     assert "all models are above it" in record_tables._setting("setpoint-only", [row, *models], {"a": over["a"], "b": over["a"]})
+    assert "no model stands beside it" in record_tables._setting("setpoint-only", [row], {})
+
+
+def test_the_best_of_one_modality_is_said_to_be_chosen_where_it_is_judged(here):
+    said = next(text for text in record_tables.compared(*compared()).said if text.startswith("ROC AUC of cross-attention"))
+    assert "over mid-fusion, which" in said and "over image-only (the best of one modality on these very records, which favours it), which" in said
 
 
 def test_tables_lie_beside_the_page_and_stand_on_it(here):
@@ -136,6 +142,27 @@ def test_tables_lie_beside_the_page_and_stand_on_it(here):
     for chart in ("confusion", "by_class"):
         assert f'data-chart="{chart}"' in text
     assert "The setting tells the fault" in text and "Each class, F1" in text and "Verdict: " in text and len(text) < 4_000_000
+
+
+def test_the_tables_of_a_study_stand_on_the_page_as_it_wrote_them(here):
+    folder = here / "metrics/weld/study"
+    head = "|  | row | P2 AUROC |\n| --- | --- | ---: |\n"
+    parts = (
+        f"**Supervised (S)**\n\n{head}| D | cross-attention (<b>) | .91 [.88, .94] |\n",
+        f"**From normal records alone (U)**\n\n{head}| A | paper-baseline | .71 |\n",
+        "Not to be had:\n\n- late-fusion: P4: too few\n- knn: P1: none\n",
+    )
+    io.write_text(folder / "main.md", "\n".join(parts))
+    found = class_summary.study_tables(folder)
+    assert [(one.title, one.left, one.rows) for one in found] == [
+        ("every model on every fold: Supervised (S)", 2, [["D", "cross-attention (<b>)", ".91 [.88, .94]"]]),
+        ("every model on every fold: From normal records alone (U)", 2, [["A", "paper-baseline", ".71"]]),
+    ]
+    assert found[1].note == "Not to be had: late-fusion: P4: too few; knn: P1: none" and not found[0].note
+    report.main()
+    text = (here / "metrics/report/index.html").read_text()
+    assert "The study: every model on every fold" in text and "cross-attention (&lt;b&gt;)" in text
+    assert class_summary.study_tables(here / "metrics/weld/nothing") == []
 
 
 def test_verdicts_of_the_page_follow_from_the_rule_that_held_out_records_gave(here):
@@ -180,3 +207,14 @@ def test_over_fitting_is_said_where_validation_rises_from_before_half_of_the_tra
     assert bool(one.overfitted) == over and one.best == int(np.argmin(val))
     if over:
         assert "epoch 2 of 5 (0.500) and rises to 1.200" in one.overfitted
+
+
+def test_where_the_recommended_model_tells_no_classes_the_one_that_tells_most_is_shown(here):
+    rows, result = compared()
+    knn = next(row for row in rows if row.model == "knn")
+    found = class_summary.class_section("weld", rows, knn, result)
+    told_best = max((row for row in rows if "classes" in result[row.model] and row.kind != "control"), key=lambda row: row.metrics["macro_f1"]["value"])
+    assert found["model"] == told_best.model != rows[0].model and found["verdicts"]
+    candidates = [row._replace(candidate=row.model == "knn") for row in rows]
+    section = record_summary.section(params.load(), "weld", candidates, result)
+    assert section["recommended"] == "knn" and section["shown"] == told_best.model and all(case["told"] for case in section["cases"]) and section["cases"]

@@ -71,3 +71,16 @@ def test_a_medium_that_cannot_be_read_is_missing_and_a_record_without_any_has_no
     assert lines.timeline(root, sample, None)["missing"] == ["video", "audio"]
     nothing = {"record_id": "w1", "image_path": "images", "series_path": None}
     assert lines.timeline(root, nothing, None) is None
+
+
+def test_sensors_whose_clock_jumps_leave_the_others_their_room(weld):
+    folder = weld[0]
+    rows = (folder / "log.csv").read_text().splitlines()
+    late = [row.replace("10:00:", "10:01:") for row in rows[-20:]]
+    (folder / "jumps.csv").write_text("\n".join([*rows[:-20], *late]) + "\n")
+    sample = {"record_id": "w1", "series_path": "jumps.csv", "audio_path": "sound.wav", "image_path": None}
+    found = lines.timeline(folder, sample, None)
+    assert found["end"] == pytest.approx(BURNS, abs=0.2) and "sensors go on to 66 s" in found["cut"]
+    alone = lines.timeline(folder, sample | {"audio_path": None}, None)
+    assert alone["end"] > 60 and alone["cut"] == ""
+    assert lines.timeline(folder, sample | {"series_path": "log.csv"}, None)["cut"] == ""

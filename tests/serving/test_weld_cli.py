@@ -52,7 +52,10 @@ def test_the_same_flags_are_options_of_the_verb(here):
 
     assert train_records.main(*parsed(["weld-quick", "--model", "knn", "--quick-test"])) == 0
     assert (here / ".assay/one_off/models/weld/quick/knn/seed0/model.safetensors").is_file()
-    assert train_records.main("weld-quick") == 0
+    begun = here / ".assay/resume/weld-quick/of another row"
+    begun.mkdir(parents=True)
+    assert train_records.main(*parsed(["weld-quick", "--model", "knn"])) == 0 and begun.is_dir()  # one row by hand ends nothing that the pipeline has begun
+    assert train_records.main("weld-quick") == 0 and not begun.exists()
     assert len(list((here / "models/weld/quick").rglob("config.json"))) == 7  # two seeds of the two rows that draw, one of the others
 
 
@@ -74,6 +77,9 @@ def test_what_cannot_be_is_one_line_and_exit_code_1(assay, here):
         (("evaluate", "--split", "all"), "--split must be one of train, val, test"),
         (("study", "--seeds", "zero"), "--seeds must be whole numbers with commas between"),
         (("study", "--protocol", "P7"), "no protocol 'P7'"),
+        (("study", "--protocol", ","), "no protocol is asked for; known: P1"),
+        (("study", "--document", "nowhere.md"), "nowhere.md is not here. Give a document that has <!-- weld-main -->"),
+        (("study", "--document", "params.yaml"), "has no place for the table: it needs <!-- weld-main -->"),
     ):
         code, _, err = assay("weld", *arguments)
         assert code == 1 and words in err and "Traceback" not in err, (arguments, err)
