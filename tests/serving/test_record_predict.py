@@ -222,4 +222,4 @@ def test_media_are_not_for_a_model_that_learnt_from_stored_files(here, assay, mo
 def test_where_a_fault_is_suspected_is_said_in_what_the_encoder_counts(tmp_path, entry, span, said):
     io.write_json(tmp_path / "features/welds/image/records.json", {"entry": entry})
     model = SimpleNamespace(project=tmp_path, dataset="welds")
-    assert record_predict._moment(model, Span("r", "image", *span, 1.0)) == said
+    assert record_predict.moment(model, Span("r", "image", *span, 1.0)) == said
