@@ -16,7 +16,7 @@ from pathlib import Path
 from stages import io
 from stages.params import load
 from stages.plots import class_charts
-from stages.serving.class_summary import MEASURED, SHOWN, trainings
+from stages.serving.class_summary import MEASURED, NO_RISE, SHOWN, trainings
 from stages.serving.leaderboard import leaderboard
 
 OUT = Path("docs/weld_curves.svg")
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not learnt:
         print(f"no learning.csv of {', '.join(given.models)} in metrics/{given.dataset}. Run evaluate_records for them", file=sys.stderr)
         return 1
-    said = [text for one in learnt if (text := one.overfitted)] or ["No network over-fits."]
+    said = [text for one in learnt if (text := one.overfitted)] or [NO_RISE]
     panels = {
         what: [
             {"model": one.model, "epoch": epoch, "train": one.figures[train][place], "val": one.figures[val][place], "kept": place == one.best}

@@ -17,6 +17,8 @@ from stages.serving.record_tables import DEEP, MID, Table, compared, files, read
 SHOWN = (DEEP, MID)  # whose learning is drawn, after that of the model in detail
 MEASURED = {"loss": ("train_loss", "val_loss"), "accuracy": ("train_accuracy", "val_accuracy")}
 RISES = 0.05  # of the lowest validation loss: by so much more at the end, and it has risen
+APART = 0.2  # of accuracy: training records told so much better than validation records are known by heart
+NO_RISE = "No validation loss rises clearly after the first half of a training, and no network tells training records far better than others."
 STUDY = {  # the tables of `assay weld study`, file name -> what they are
     "main": "every model on every fold",
     "ablation": "one thing changed at a time",
@@ -35,7 +37,19 @@ class Learnt(NamedTuple):
 
     @property
     def overfitted(self) -> str:
-        """A sentence where the best state came before half of the training and validation got worse from there on while training got better, else nothing."""
+        """A sentence where validation got worse from before half of the training on while training got better, or where the state with the least validation
+        loss tells training records far better than validation records; else nothing."""
+        return self._risen or self._known_by_heart
+
+    @property
+    def _known_by_heart(self) -> str:
+        train, val = (self.figures[name][self.best] for name in MEASURED["accuracy"])
+        if train is None or val is None or train - val < APART:
+            return ""
+        return f"{self.model} knows its training records by heart: where its validation loss is least it tells {train:.2f} of them and {val:.2f} of the others."
+
+    @property
+    def _risen(self) -> str:
         val, train = self.figures["val_loss"], self.figures["train_loss"]
         last = len(self.epoch) - 1
         if self.best >= last / 2 or None in (val[self.best], val[last], train[self.best], train[last]):
@@ -67,7 +81,7 @@ def class_section(dataset: str, rows: Sequence[Row], best: Row | None, result: M
         "study": [table._asdict() for table in study_tables(Path("metrics", dataset, "study"))],
         "files": files(dataset, found),
         "charts": _charts(telling, detail, learnt),
-        "overfitted": [text for one in learnt if (text := one.overfitted)],
+        "overfitted": [text for one in learnt if (text := one.overfitted)] or [NO_RISE],
         "learnt": len(learnt),
         "unseen": unseen,
         "verdicts": _verdicts(detail) if detail else None,

@@ -209,6 +209,16 @@ def test_over_fitting_is_said_where_validation_rises_from_before_half_of_the_tra
         assert "epoch 2 of 5 (0.500) and rises to 1.200" in one.overfitted
 
 
+@pytest.mark.parametrize(("told", "said"), [(0.6, ""), (0.85, "tells 0.85 of them and 0.50 of the others")])
+def test_knowing_training_records_by_heart_is_said_where_validation_loss_does_not_rise(tmp_path, told, said):
+    from stages.metrics.record_classes import learning_csv
+
+    rows = [row | {"train_accuracy": told, "val_accuracy": 0.5} for row in history([1.0, 0.6, 0.4], [1.0, 0.9, 0.8])]
+    io.write_text(tmp_path / "learning.csv", learning_csv({0: rows}))
+    (one,) = class_summary.trainings(type("Row", (), {"folder": tmp_path, "model": "mid-fusion"}))
+    assert said in one.overfitted and bool(one.overfitted) == bool(said)
+
+
 def test_where_the_recommended_model_tells_no_classes_the_one_that_tells_most_is_shown(here):
     rows, result = compared()
     knn = next(row for row in rows if row.model == "knn")
