@@ -17,7 +17,7 @@ from stages.metrics import calibration
 from stages.metrics.bootstrap import Interval
 from stages.metrics.classes import accuracy, class_counts, macro_f1
 from stages.metrics.counts import Metric, auroc_of_counts
-from stages.metrics.folds import FoldScores, fold_draws, paired_folds
+from stages.metrics.folds import FoldScores, fold_draws, paired_folds, paired_macro_f1
 from stages.metrics.inputs import Undefined
 from stages.metrics.ranking import auroc
 from stages.metrics.record_judgement import fnr_at_fpr_05_of_counts
@@ -141,6 +141,20 @@ def _guesses(results: Results, scored: Scored, seeds: Sequence[int]) -> dict[str
             found[f"{prefix}accuracy"].append(float(accuracy(count)))
             found[f"{prefix}macro_f1"].append(float(macro_f1(count)))
     return found
+
+
+def told_apart(results: Results, first: Scored, second: Scored) -> Interval | None:
+    """The difference in macro F1 over the records of all folds; None where one of them tells no classes."""
+    if any("predicted" not in one.first for one in (first, second)):
+        return None
+    names = sorted(set(results.kind.values()))
+    truth = np.array([names.index(results.kind[one]) for fold in first.tested for one in first.ids[fold.fold]])
+    seeds = range(len(first.tested[0].score))
+    told = [
+        np.array([[names.index(one) for fold in row.tested for one in row.cells[fold.fold][seed]["predicted"]] for seed in seeds])
+        for row in (first, second)
+    ]
+    return paired_macro_f1(first.tested, truth, *told, len(names)).interval
 
 
 def milliseconds(scored: Scored) -> float | None:

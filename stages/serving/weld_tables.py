@@ -16,7 +16,17 @@ from stages.metrics.bootstrap import Interval
 from stages.metrics.tables import rows_csv
 from stages.serving import weld_oracle
 from stages.serving.record_tables import DEEP, LETTERS, MID, SETPOINT
-from stages.serving.weld_figures import Results, best_single, difference, gathered, milliseconds, over_folds, ranked, subset_auroc
+from stages.serving.weld_figures import (
+    Results,
+    best_single,
+    difference,
+    gathered,
+    milliseconds,
+    over_folds,
+    ranked,
+    subset_auroc,
+    told_apart,
+)
 from stages.serving.weld_rows import MISSING, SINGLES, StudyRow
 from stages.serving.weld_study import HEADLINE, Plan, folds_told
 
@@ -108,7 +118,7 @@ def missing_lines(planned: Plan, results: Results) -> list[Line]:
 
 
 def paired(planned: Plan, results: Results) -> dict[str, Any]:
-    """By protocol: what is compared, the difference in AUROC, and whether the interval holds zero."""
+    """By protocol: what is compared, the difference in AUROC (under P2 that of D in macro F1 too), and whether the interval holds zero."""
     told: dict[str, Any] = {
         "draws": "2,000 of sessions, then of seeds", "best_single": "chosen on the same test records, which favours it", "differences": []
     }  # fmt: skip
@@ -121,6 +131,8 @@ def paired(planned: Plan, results: Results) -> dict[str, Any]:
             if one and other:
                 found = difference(one, other)
                 about = {"protocol": protocol, "difference": name, "first": first, "second": second}
+                if protocol == HEADLINE and first == DEEP and (apart := told_apart(results, one, other)):
+                    about |= {"macro_f1": apart._asdict() | {"holds_zero": apart.holds_zero}}
                 kinds = {"learns": ["S" if each.supervised else "U" for each in (one, other)]}
                 told["differences"].append(about | kinds | found._asdict() | {"holds_zero": found.holds_zero})
     return told

@@ -5,7 +5,7 @@ import pytest
 
 from stages.metrics.bootstrap import bootstrap_draws
 from stages.metrics.counts import auroc_of_counts
-from stages.metrics.folds import FoldScores, fold_draws, paired_folds
+from stages.metrics.folds import FoldScores, fold_draws, paired_folds, paired_macro_f1
 from stages.metrics.ranking import auroc
 
 
@@ -64,3 +64,16 @@ def test_rows_that_tested_other_records_are_no_pair():
     with pytest.raises(ValueError, match="other records in fold part0"):
         paired_folds(made, other, auroc_of_counts)
     assert paired_folds(made, made[:2], auroc_of_counts, 50).value == 0  # the folds that both have
+
+
+def test_two_rows_are_compared_by_the_classes_that_they_tell_over_all_folds_together():
+    from sklearn.metrics import f1_score
+
+    made, random = folds(), np.random.default_rng(3)
+    truth = np.concatenate([one.label for one in made]) * random.integers(1, 3, 72)
+    right, guessed = np.tile(truth, (2, 1)), random.integers(0, 3, (2, 72))
+    found = paired_macro_f1(made, truth, right, guessed, 3, 200)
+    assert found.value == pytest.approx(1 - np.mean([f1_score(truth, one, average="macro") for one in guessed]), abs=1e-12)
+    low, high = np.quantile(found.samples, [0.025, 0.975])
+    assert 0 < low < found.value < high < 1
+    assert not paired_macro_f1(made, truth, guessed, guessed, 3, 200).samples.any()
