@@ -230,17 +230,21 @@ def test_command_goes_into_an_environment_of_this_clone_alone(clone, python, tmp
 @pytest.fixture
 def pipeline(tmp_path) -> Path:
     """A repository with a stage for each that the gate names, run and committed."""
-    named = re.search(r"--dry ([a-z_ ]+) \|", gate()).group(1).split()
+    named = re.search(r"--dry ([a-z_/. ]+) \|", gate()).group(1).split()
+    files = [name for name in named if name.endswith("dvc.yaml")]
     (tmp_path / "params.yaml").write_text("model:\n  k: 1\n")
     (tmp_path / "dvc.yaml").write_text(
         "stages:\n"
         "  prepare: {cmd: echo 1 > rows.txt, outs: [rows.txt]}\n"
         "  train: {cmd: cp rows.txt model.txt, params: [model], deps: [rows.txt], outs: [model.txt]}\n"
-        + "".join(f"  {name}: {{cmd: echo 1 > {name}.txt, outs: [{name}.txt]}}\n" for name in named if name not in ("prepare", "train"))
+        + "".join(f"  {name}: {{cmd: echo 1 > {name}.txt, outs: [{name}.txt]}}\n" for name in named if name not in ("prepare", "train", *files))
     )
+    for number, file in enumerate(files):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(f"stages:\n  task{number}: {{wdir: ../.., cmd: cp rows.txt task{number}.txt, deps: [rows.txt], outs: [task{number}.txt]}}\n")
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["git", "init", "-q"], ["dvc", "repro", "-q"], ["git", "add", "-A"], [*git, "commit", "-qm", "one"]):
+    for command in (["git", "init", "-q"], ["dvc", "repro", "-q", "-P"], ["git", "add", "-A"], [*git, "commit", "-qm", "one"]):
         subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
     return tmp_path
 
