@@ -241,7 +241,8 @@ def pipeline(tmp_path) -> Path:
     )
     for number, file in enumerate(files):
         (tmp_path / file).parent.mkdir(parents=True)
-        (tmp_path / file).write_text(f"stages:\n  task{number}: {{wdir: ../.., cmd: cp rows.txt task{number}.txt, deps: [rows.txt], outs: [task{number}.txt]}}\n")
+        stage = f"{{wdir: ../.., cmd: cp rows.txt task{number}.txt, deps: [rows.txt], outs: [task{number}.txt]}}"
+        (tmp_path / file).write_text(f"stages:\n  task{number}: {stage}\n")
     shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["git", "init", "-q"], ["dvc", "repro", "-q", "-P"], ["git", "add", "-A"], [*git, "commit", "-qm", "one"]):
