@@ -87,15 +87,6 @@ def per_shift(threshold: float, score: ArrayLike, label: ArrayLike, parts: int, 
     )  # fmt: skip
 
 
-def expected_verdicts(counts: dict[str, dict[str, int]], parts: int, prevalence: float) -> dict[str, dict[str, float]]:
-    """By verdict how many good and bad parts of one shift are expected. counts: of held-out records, as `verdicts.counts` gives them, of both kinds."""
-    _check_share("prevalence", prevalence)
-    share = {"normal": 1 - prevalence, "anomalous": prevalence}
-    total = {kind: sum(row[kind] for row in counts.values()) for kind in share}
-    require_both_classes(np.repeat([False, True], [total["normal"], total["anomalous"]]), "record")
-    return {word: {kind: parts * share[kind] * row[kind] / total[kind] for kind in share} for word, row in counts.items()}
-
-
 def highest_share(hits: int, of: int) -> float:
     """The upper end of the exact one-sided 95 % interval of a share that was seen `hits` times `of` records."""
     from scipy.special import betaincinv

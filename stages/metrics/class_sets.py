@@ -36,11 +36,6 @@ class ClassSets(NamedTuple):
         within[np.arange(len(values)), values.argmax(axis=1)] = True
         return within
 
-    @property
-    def unpromised(self) -> list[int]:
-        """Columns of the classes that are in every set, for want of held-out records."""
-        return np.flatnonzero(np.isinf(self.bound)).tolist()
-
 
 class SetQuality(NamedTuple):
     coverage: float  # share of the sets that hold the true class

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.metrics.counts import Counts
-from stages.metrics.inputs import Flags, Floats
+from stages.metrics.inputs import Floats
 
 AT_ONCE = 1024  # records whose distances to the whole bank are held in memory
 SAME = 1e-6  # cosine distances up to this are those of the same features, as float32 has them
@@ -89,22 +89,6 @@ def missed_at(positive: Counts, negative: Counts, allowed: float) -> Floats:
     """The lowest share of anomalous records missed by any threshold at which at most `allowed` of the normal ones alarm; see `counts` for the shapes."""
     found, false = (np.cumsum(counts, axis=-1) / counts.sum(-1)[..., None] for counts in (positive, negative))
     return 1 - np.where(false <= allowed + 1e-12, found, 0.0).max(-1)
-
-
-def risk_coverage_area(wrong: Flags, confidence: ArrayLike, weight: ArrayLike) -> Floats:
-    """(...): `selective.aurc` of weighted records, as of the draws of a bootstrap: the mean error among the surest share of them, over all shares.
-
-    wrong, confidence: (N,); weight: (..., N). Records of equal confidence are each as wrong as they are on average.
-    """
-    sure, weights = np.asarray(confidence, dtype=np.float64), np.asarray(weight, dtype=np.float64)
-    order = np.argsort(-sure, kind="stable")
-    first = np.flatnonzero(np.r_[True, np.diff(sure[order]) != 0])
-    own = weights[..., order]
-    error = np.add.reduceat(own * np.asarray(wrong)[order], first, axis=-1)
-    mean = np.nan_to_num(_ratio(error, np.add.reduceat(own, first, axis=-1)))
-    loss = own * np.repeat(mean, np.diff(np.r_[first, len(sure)]), axis=-1)
-    risk = _ratio(np.cumsum(loss, -1), np.cumsum(own, -1))
-    return _ratio((np.nan_to_num(risk) * own).sum(-1), own.sum(-1))
 
 
 def guess(true: Sequence[str], normal: str) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from stages import io
 from stages.metrics import tables
 from stages.metrics.bootstrap import Draws, bootstrap_draws
-from stages.metrics.classes import accuracy, average_precision_at, by_class, class_counts, guess, macro_f1, missed_at, risk_coverage_area
+from stages.metrics.classes import accuracy, average_precision_at, by_class, class_counts, guess, macro_f1, missed_at
 from stages.metrics.counts import Metric
 from stages.metrics.inputs import Floats, Undefined, require_both_classes
 from stages.metrics.record_judgement import Cell, Judged, RecordRule, Scene, cell_of, fit_temperature, over_seeds, scene_of
+from stages.metrics.selective import aurc
 
 RANKED: dict[str, Metric] = {
     "fnr_at_fpr_01": partial(missed_at, allowed=0.01),
@@ -128,7 +129,7 @@ def _seed(own: Floats, near: Floats, logits: Floats, told: Told, scene: Scene) -
     """TOLD of one seed, (1 + R,) each."""
     wrong, sure = logits.argmax(1) != told.true, _probability(logits).max(1)
     found = {"accuracy": accuracy(own), "macro_f1": macro_f1(own), "knn_accuracy": accuracy(near), "knn_macro_f1": macro_f1(near)}
-    return found | {"aurc": risk_coverage_area(wrong, sure, scene.weight)}
+    return found | {"aurc": aurc(sure, wrong, scene.weight)}
 
 
 def _probability(logits: Floats) -> Floats:

@@ -5,12 +5,10 @@ risk over coverage (AURC; Geifman, Uziel and El-Yaniv, ICLR 2019, arXiv:1805.082
 is right, and where it knows when it is not. Records of equal confidence have no order: each counts with the mean of all orders, so that nothing depends
 on how the records stand.
 
-N records, C classes, K distinct confidences.
+N records, C classes.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,36 +16,30 @@ from numpy.typing import ArrayLike
 from stages.metrics.inputs import Floats, checked_scores
 
 
-class RiskCoverage(NamedTuple):
-    """One point after each record, the most confident first; all (N,)."""
+def aurc(confidence: ArrayLike, wrong: ArrayLike, weight: ArrayLike | None = None) -> Floats:
+    """Area under risk over coverage, 0..1, of shape (...); NaN where nothing weighs anything. Raises Undefined where there is no record.
 
-    coverage: Floats  # 1/N .. 1
-    risk: Floats  # mean loss of what is judged
-    confidence: Floats  # of the last that is judged
-
-
-def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> RiskCoverage:
-    """confidence: (N,) any finite number, larger is surer. wrong: (N,) the loss of each judgement in 0..1, say 1 where it is false."""
+    confidence: (N,) any finite number, larger is surer. wrong: (N,) the loss of each judgement in 0..1, say 1 where it is false. weight: (..., N) of the
+    records, as of the draws of a bootstrap; one each by default.
+    """
     sure, loss = checked_scores(confidence, "confidence"), checked_scores(wrong, "loss")
     if loss.shape != sure.shape:
         raise ValueError(f"one loss for each confidence is needed, got {len(loss)} losses for {len(sure)}")
     if ((loss < 0) | (loss > 1)).any():
         raise ValueError(f"losses must be in 0..1, got {loss[(loss < 0) | (loss > 1)][0]:g}")
-    value, place, count = np.unique(-sure, return_inverse=True, return_counts=True)
-    mean = np.bincount(place, loss) / count  # of each set of equals: in the mean of all their orders every one of them costs this
-    judged = np.arange(1, len(sure) + 1)
-    return RiskCoverage(judged / len(sure), np.cumsum(np.repeat(mean, count)) / judged, -np.repeat(value, count))
-
-
-def aurc(confidence: ArrayLike, wrong: ArrayLike) -> float:
-    """Area under risk over coverage, 0..1; arguments as of `risk_coverage`. Raises Undefined where there is no record."""
-    return float(risk_coverage(confidence, wrong).risk.mean())
+    order = np.argsort(-sure, kind="stable")
+    first = np.flatnonzero(np.r_[True, np.diff(sure[order]) != 0])
+    own = (np.ones(len(sure)) if weight is None else np.asarray(weight, dtype=np.float64))[..., order]
+    mean = _share(np.add.reduceat(own * loss[order], first, axis=-1), np.add.reduceat(own, first, axis=-1))  # of each set of equals
+    spent = own * np.repeat(np.nan_to_num(mean), np.diff(np.r_[first, len(sure)]), axis=-1)
+    risk = _share(np.cumsum(spent, -1), np.cumsum(own, -1))
+    return _share((np.nan_to_num(risk) * own).sum(-1), own.sum(-1))
 
 
 def least_aurc(wrong: ArrayLike) -> float:
     """The area of a model with the same errors that is less sure of every one of them than of anything it has right."""
     loss = checked_scores(wrong, "loss")
-    return aurc(-loss, loss)
+    return float(aurc(-loss, loss))
 
 
 def class_confidence(probabilities: ArrayLike) -> Floats:
@@ -55,7 +47,5 @@ def class_confidence(probabilities: ArrayLike) -> Floats:
     return np.asarray(probabilities, dtype=np.float64).max(axis=1)
 
 
-def verdict_confidence(probability: ArrayLike) -> Floats:
-    """(N,) in 0.5..1: that of the likelier of normal and anomalous. probability: (N,) of being anomalous."""
-    values = np.asarray(probability, dtype=np.float64)
-    return np.maximum(values, 1 - values)
+def _share(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

@@ -170,7 +170,7 @@ def _figures(way: Way, val_place: np.ndarray, place: np.ndarray, coverage: float
     spread = _entropy(way.test)
     values = (
         float(1 - wrong.mean()), class_ece(way.test, place), class_nll(np.log(np.maximum(way.test, FLOOR)), place),
-        aurc(class_confidence(way.test), wrong.astype(float)), sets.coverage, sets.size, sets.alone, _mean(spread[~wrong]), _mean(spread[wrong]),
+        float(aurc(class_confidence(way.test), wrong.astype(float))), sets.coverage, sets.size, sets.alone, _mean(spread[~wrong]), _mean(spread[wrong]),
         None if way.disagreement is None else _mean(way.disagreement[~wrong]), None if way.disagreement is None else _mean(way.disagreement[wrong]),
     )  # fmt: skip
     return dict(zip(FIGURES, values, strict=True)) | {"least_aurc": least_aurc(wrong.astype(float))}

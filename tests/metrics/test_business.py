@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from stages.metrics.business import at_most_false, at_most_missed, expected_verdicts, highest_share, least_cost, per_shift
+from stages.metrics.business import at_most_false, at_most_missed, highest_share, least_cost, per_shift
 from stages.metrics.inputs import Undefined
 
 row = st.tuples(st.integers(0, 12), st.integers(0, 1))
@@ -63,13 +63,6 @@ def test_the_highest_share_is_that_under_which_so_few_hits_have_a_chance_of_one_
         assert binom.cdf(hits, of, highest_share(hits, of)) == pytest.approx(0.05, abs=1e-9)
     assert highest_share(0, 59) < 0.05 < highest_share(0, 57)  # the rule of three
     assert highest_share(3, 3) == 1
-
-
-def test_verdicts_of_a_shift_are_weighed_by_the_plant_and_not_by_validation():
-    found = {"accept": {"normal": 80, "anomalous": 5}, "review": {"normal": 15, "anomalous": 10}, "reject": {"normal": 5, "anomalous": 85}}
-    shift = expected_verdicts(found, parts=1000, prevalence=0.02)
-    assert shift["accept"] == pytest.approx({"normal": 784, "anomalous": 1})
-    assert sum(sum(row.values()) for row in shift.values()) == pytest.approx(1000)
 
 
 def test_one_kind_alone_and_what_is_no_share_are_refused():

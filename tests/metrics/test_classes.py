@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from sklearn.neighbors import KNeighborsClassifier
 
-from stages.metrics import classes, selective
+from stages.metrics import classes
 from stages.metrics.ranking import rank
 
 
@@ -106,15 +106,6 @@ def test_what_is_missed_falls_as_more_alarms_are_allowed():
     counted = rank(*scored())
     missed = [float(classes.missed_at(counted.positive, counted.negative, allowed)) for allowed in (0.01, 0.05, 0.1, 1.0)]
     assert missed == sorted(missed, reverse=True) and missed[-1] == 0 and missed[0] > missed[2]
-
-
-def test_the_area_of_risk_over_coverage_is_that_of_single_records_ties_included():
-    random = np.random.default_rng(5)
-    sure = np.round(random.random(90), 1)
-    wrong = random.random(90) < 1.1 - sure
-    assert classes.risk_coverage_area(wrong, sure, np.ones(90)) == pytest.approx(selective.aurc(sure, wrong))
-    batch = classes.risk_coverage_area(wrong, sure, np.stack([np.ones(90), np.zeros(90)]))
-    assert batch[0] == pytest.approx(selective.aurc(sure, wrong)) and np.isnan(batch[1])
 
 
 def test_a_guess_is_worth_what_its_labels_are_by_scikit_learn():

@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 
 from stages.metrics.inputs import Undefined
-from stages.metrics.selective import aurc, class_confidence, least_aurc, risk_coverage, verdict_confidence
+from stages.metrics.selective import aurc, class_confidence, least_aurc
 
 
 def test_by_hand_the_surest_is_right_and_the_next_is_wrong():
-    found = risk_coverage([0.9, 0.6, 0.7, 0.5], [0, 0, 1, 1])
-    assert found.coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
-    assert found.confidence.tolist() == [0.9, 0.7, 0.6, 0.5]
-    assert found.risk == pytest.approx([0, 1 / 2, 1 / 3, 2 / 4])
     assert aurc([0.9, 0.6, 0.7, 0.5], [0, 0, 1, 1]) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
 
 
@@ -54,4 +50,14 @@ def test_a_loss_outside_0_to_1_and_nothing_at_all_are_refused():
 
 def test_confidence_is_that_of_what_is_told():
     assert class_confidence([[0.2, 0.5, 0.3], [0.9, 0.1, 0.0]]).tolist() == [0.5, 0.9]
-    assert verdict_confidence([0.1, 0.7]).tolist() == [0.9, 0.7]
+
+
+def test_a_record_that_weighs_twice_counts_as_two_and_nothing_has_no_area():
+    random = np.random.default_rng(5)
+    sure, wrong, weight = random.random(40), random.integers(0, 2, 40), random.integers(0, 3, 40)
+    found = aurc(sure, wrong, np.stack([weight, np.ones(40), np.zeros(40)]))
+    # by hand: a record's two halves are one step of coverage, so its risk counts twice
+    order = np.argsort(-sure)
+    risk = np.cumsum((weight * wrong)[order]) / np.maximum(np.cumsum(weight[order]), 1)
+    assert found[0] == pytest.approx((risk * weight[order]).sum() / weight.sum())
+    assert found[1] == pytest.approx(aurc(sure, wrong)) and np.isnan(found[2])
