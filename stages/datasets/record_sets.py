@@ -65,7 +65,10 @@ def open_stores(dataset: str, project: Path = Path(), modalities: Sequence[str] 
     refused = refused_stores(dataset, project)
     stores = [RecordStore(folder) for folder in folders if folder.name not in refused]
     if modalities is None:
-        return [store for store in stores if not store.about.get("control")]
+        seen = [store for store in stores if not store.about.get("control")]
+        if stores and not seen:
+            raise ParamsError(f"all that {dataset} has are controls: name their modalities in the rows, and give records.extracts something that is none")
+        return seen
     known = [*refused, *(name for store in stores for name in store.widths)]
     if unknown := [name for name in modalities if name not in known]:
         raise ParamsError(f"{dataset} has no modality {unknown[0]!r}{nearest(unknown[0], known)}")

@@ -1,5 +1,7 @@
 """Which records and which of their modalities a model is shown; what is marked as a control only by name."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -37,6 +39,13 @@ def test_a_control_is_shown_only_to_what_names_it(project):
     shown = open_split("press", "train", project, ["setpoint"])
     assert shown.widths == {"setpoint": 2} and shown.record_ids == ["r0", "r1", "r2", "r3", "r4"]
     assert shown.take([4]).tokens["setpoint"].values.tolist() == [[4.0, 4.0]]
+
+
+def test_controls_alone_are_said_to_be_that(project):
+    for name in ("audio", "video"):
+        shutil.rmtree(project / "features/press" / name)
+    with pytest.raises(ParamsError, match="all that press has are controls"):
+        open_split("press", "train", project)
 
 
 def test_a_model_of_few_modalities_learns_from_the_records_that_have_one_and_is_judged_on_all(project):

@@ -3,9 +3,10 @@
 import pytest
 
 from stages import io
-from tests.class_project import judged, work
+from tests.class_project import judged
 from tests.plots.test_browser import CHROMIUM, browser, opened  # noqa: F401  (browser is a fixture)
 from tests.serving.test_record_timeline import write_log, write_sound
+from tests.stored_records import work
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: install it, or set CHROMIUM to its path")]
 

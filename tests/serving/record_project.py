@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from pathlib import Path
 
-from stages import io
-from stages.datasets.record_store import StoreWriter
 from tests.fusion.synthetic import WIDTHS, samples
 from tests.record_results import settings
+from tests.stored_records import store, work
 
 RECORDS = """\
 records:
@@ -53,25 +50,5 @@ records:
 def trained(folder: Path, count: int = 180) -> Path:
     """The project; its working directory is left as it was."""
     settings(folder, RECORDS)
-    made = samples(0, count)
-    for name, width in WIDTHS.items():
-        writer = StoreWriter(folder / "features/parts-seen" / name, {name: width})
-        for record in made:
-            if name in record.modalities:
-                writer.add(record._replace(modalities={name: record.modalities[name]}))
-        writer.close({"entry": {"name": name, "kind": "made-up"}, "weights": "none"})
-    split = {record.record_id: ("train", "train", "val", "test")[number // 3 % 4] for number, record in enumerate(made)}
-    rows = [
-        {"record_id": one.record_id, "split": split[one.record_id], "label": one.label, "group": one.group, "fault": one.fault}
-        for one in made
-    ]
-    io.write_json(folder / "data/parts-seen/manifest.json", {"dataset": "parts-seen", "rule": {}, "counts": {}, "samples": rows})
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        for verb in ("train_records", "evaluate_records"):
-            for run in ("seen-plain", "seen-presence"):
-                assert not importlib.import_module(f"stages.{verb}").main(run), (verb, run)
-    finally:
-        os.chdir(before)
-    return folder
+    store(folder, "parts-seen", samples(0, count), WIDTHS)
+    return work(folder, *((verb, run) for verb in ("train_records", "evaluate_records") for run in ("seen-plain", "seen-presence")))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from stages import evaluate_records, io, params, train_records
-from stages.datasets.record_store import StoreWriter
 from stages.errors import UserError
 from stages.fusion.deep.maths import graph
 from stages.serving import export_records
@@ -14,6 +13,7 @@ from stages.serving.export_records import ParityFailed, export, session
 from stages.serving.record_model import choose, threshold_of
 from tests.fusion.synthetic import WIDTHS, samples
 from tests.record_results import settings
+from tests.stored_records import store
 
 RECORDS = """\
 records:
@@ -69,15 +69,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deep")
     settings(folder, RECORDS)
     made = [one for one in samples(0, 120, tokens=12) if {"text", "series"} & set(one.modalities)]
-    for name, width in WIDTHS.items():
-        writer = StoreWriter(folder / "features/parts-seen" / name, {name: width})
-        for record in made:
-            if name in record.modalities:
-                writer.add(record._replace(modalities={name: record.modalities[name]}))
-        writer.close({"entry": {"name": name, "kind": "made-up"}, "weights": "none"})
-    split = {record.record_id: ("train", "train", "val", "test")[number // 3 % 4] for number, record in enumerate(made)}
-    rows = [{"record_id": one.record_id, "split": split[one.record_id], "label": one.label, "group": one.group, "fault": one.fault} for one in made]
-    io.write_json(folder / "data/parts-seen/manifest.json", {"dataset": "parts-seen", "rule": {}, "counts": {}, "samples": rows})
+    store(folder, "parts-seen", made, WIDTHS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         given = params.load()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow
 
 from stages import io
-from stages.datasets.record_store import StoreWriter
 from stages.datasets.records import FACT
 from tests.fusion.synthetic import samples
 from tests.record_results import settings
+from tests.stored_records import store
 
 WIDTHS = {"image": 12, "video": 8, "series": 6}
 RECORDS = """\
@@ -76,26 +76,9 @@ def project(folder: Path, count: int = 120) -> Path:
     path.write_text(re.sub(r"processes: \d+", "processes: 1", path.read_text()))
     made = sorted(samples(0, count, WIDTHS, missing=0.2), key=lambda one: one.fault)
     made = [one._replace(group=f"session-{number // 3:02d}") for number, one in enumerate(made)]
-    for name, width in WIDTHS.items():
-        writer = StoreWriter(folder / "features/weld" / name, {name: width})
-        for record in made:
-            if name in record.modalities:
-                writer.add(record._replace(modalities={name: record.modalities[name]}))
-        writer.close({"entry": {"name": name, "kind": "made-up"}, "weights": "none"})
-    split = [("train", "train", "val", "test")[number // 3 % 4] for number in range(count)]
-    columns = {
-        "record_id": [one.record_id for one in made],
-        "label": [one.label for one in made],
-        "fault": [one.fault for one in made],
-        "group": [one.group for one in made],
-        "split": split,
-        f"{FACT}steel_type": [("Fe410", "BSK46")[number // 3 % 2] for number in range(count)],
-    }
+    rows = store(folder, "weld", made, WIDTHS)
+    columns = {name: [row[name] for row in rows] for name in ("record_id", "label", "fault", "group", "split")}
+    columns[f"{FACT}steel_type"] = [("Fe410", "BSK46")[number // 3 % 2] for number in range(count)]
     kinds = {"label": pyarrow.int8()}
     io.write_table(folder / "data/weld/samples.parquet", columns, pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in columns]))
-    rows = [
-        {"record_id": one.record_id, "split": place, "label": one.label, "group": one.group, "fault": one.fault}
-        for one, place in zip(made, split, strict=True)
-    ]
-    io.write_json(folder / "data/weld/manifest.json", {"dataset": "weld", "rule": {}, "counts": {}, "samples": rows})
     return folder

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from stages.fusion.deep.maths.encoder import Padded
 from stages.fusion.deep.maths.heads import Heads, log_odds, log_shares, shift
-from stages.fusion.deep.maths.learning import Learning, Source, Trainee, judged_by, macro_f1, side_by_side, thinned
+from stages.fusion.deep.maths.learning import Learning, Source, Trainee, judged_by, side_by_side, thinned
 from stages.training import Run
 from tests.fusion.deep.made import built, welds
 
@@ -92,10 +92,11 @@ def test_views_of_other_lengths_are_padded_to_the_longest():
     assert both.values.shape == (4, 4, 3) and both.mask.sum(1).tolist() == [2, 2, 4, 4] and both.values[:2, 2:].abs().max() == 0
 
 
-def test_macro_f1_is_that_of_scikit_learn():
+def test_validation_is_judged_as_scikit_learn_would():
     random = np.random.default_rng(0)
     kind, said = random.integers(0, 4, 50), random.integers(0, 5, 50)
-    assert macro_f1(torch.from_numpy(said), torch.from_numpy(kind)) == pytest.approx(f1_score(kind, said, average="macro"))
+    found = judged_by(torch.eye(5)[said], torch.from_numpy(kind))["val_macro_f1"]
+    assert found == pytest.approx(f1_score(kind, said, average="macro", labels=range(4)))  # over the classes that there are
     row = judged_by(torch.eye(3)[[0, 1, 1]] * 9, torch.tensor([0, 1, 2]))
     assert row["val_accuracy"] == pytest.approx(2 / 3) and row["val_f1_loss"] == pytest.approx(1 - row["val_macro_f1"], abs=1e-5)
 

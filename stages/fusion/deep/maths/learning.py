@@ -29,6 +29,7 @@ from stages.fusion.deep.maths.network import Network
 from stages.fusion.deep.maths.reconstruction import HIDDEN, Reconstruction, hidden
 from stages.fusion.deep.maths.sampler import balanced
 from stages.fusion.deep.maths.supcon import SupConLoss
+from stages.metrics.classes import class_counts, macro_f1
 from stages.seed import derive
 from stages.training import Plan, Run
 from stages.types import Batch
@@ -269,22 +270,13 @@ def judged_by(logits: Tensor, kind: Tensor) -> dict[str, float]:
     """logits: (B, C); kind: (B,) int64, the classes. `val_f1_loss` is 1 - macro F1, where ties are told apart by the loss."""
     loss = float(functional.cross_entropy(logits.float(), kind))
     said = logits.argmax(1)
-    f1 = macro_f1(said, kind)
+    f1 = float(macro_f1(class_counts(kind.numpy(), said.numpy(), logits.shape[1])))
     return {
         "val_loss": loss,
         "val_accuracy": float((said == kind).double().mean()),
         "val_macro_f1": f1,
         "val_f1_loss": 1 - f1 + 1e-6 * loss / (1 + loss),
     }
-
-
-def macro_f1(said: Tensor, kind: Tensor) -> float:
-    """The mean F1 over the classes that any of the records is of, or is said to be of. (B,) int64 each."""
-    each = []
-    for one in torch.cat([said, kind]).unique():
-        right = ((said == one) & (kind == one)).sum()
-        each.append(float(2 * right / ((said == one).sum() + (kind == one).sum())))
-    return sum(each) / len(each)
 
 
 def thinned(present: Tensor, share: float, generator: torch.Generator) -> Tensor:
