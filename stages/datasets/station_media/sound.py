@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import wave
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import butter, oaconvolve, sosfilt
+from scipy.signal import oaconvolve
 
+from stages.datasets.noise import band
 from stages.datasets.station_media.evidence import Array
 from stages.datasets.station_media.process import Scene
 
@@ -28,24 +28,13 @@ def draw_sound(scene: Scene, seconds: float = 2.0) -> Array:
     sound = 0.05 * sum(np.sin(order * phase + draw.uniform(0, 6)) / order for order in (1, 2, 3, 4, 6))
     sound += 0.03 * (0.5 + scene.load) * (np.sin(TEETH * phase) + 0.4 * np.sin(2 * TEETH * phase + 1))
     breath = 1 + 0.3 * np.sin(phase / 3 + draw.uniform(0, 6))
-    sound += (0.025 + 0.03 * scene.load + 0.02 * scene.wear) * breath * _band(noise[0], 1500, 5500)
-    sound += 0.02 * scene.shift.hall * _band(noise[1], 60, 900)
+    sound += (0.025 + 0.03 * scene.load + 0.02 * scene.wear) * breath * band(noise[0], 1500, 5500, RATE)
+    sound += 0.02 * scene.shift.hall * band(noise[1], 60, 900, RATE)
     sound += _hall(time, draw)
     sound += _chatter(trace["chatter"], phase, time, draw)
     sound += _knocks(trace["bearing"], scene.turns, count, draw)
     sound += _bang(trace["tool"], time, noise[2], draw)
     return np.clip(sound * scene.shift.gain * np.exp(draw.normal(0, 0.1)), -1, 1)
-
-
-def _band(noise: Array, low: float, high: float) -> Array:
-    """Noise within a band, about as loud as before."""
-    kept = sosfilt(_filter(low, high), noise)
-    return kept / (kept.std() + 1e-9)
-
-
-@cache
-def _filter(low: float, high: float) -> Array:
-    return butter(2, [low, high], "bandpass", fs=RATE, output="sos").astype(np.float32)
 
 
 def _chatter(trace: float, phase: Array, time: Array, draw: np.random.Generator) -> Array:

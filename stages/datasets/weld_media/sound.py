@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import butter, lfilter, oaconvolve, sosfilt
+from scipy.signal import lfilter, oaconvolve
 
+from stages.datasets.noise import band
 from stages.datasets.weld_media.evidence import Array
 from stages.datasets.weld_media.process import Scene
 
@@ -30,25 +30,14 @@ def draw_sound(scene: Scene) -> Array:
     beat = 2 * np.pi * (62 + 3 * (voltage - 24)) * (time + 0.004 * np.cumsum(noise[1]) / np.float32(RATE) ** 0.5)
     short = np.square(np.square(np.square(np.sin(beat / 2))))  # the wire dips into the pool
     dips = 1 - np.clip(0.3 * envelope("flutter"), 0, 0.92) * (np.sin(2 * np.pi * draw.uniform(6, 9) * time) > 0)
-    arc = (0.45 + 1.1 * short) * dips * _band(noise[0], 300, 3200)
-    arc += 0.28 * envelope("hiss") * _band(noise[1], 5200, 7400)
+    arc = (0.45 + 1.1 * short) * dips * band(noise[0], 300, 3200, RATE)
+    arc += 0.28 * envelope("hiss") * band(noise[1], 5200, 7400, RATE)
     arc += 0.5 * envelope("hum") * np.sin(2 * np.pi * draw.uniform(190, 230) * time + 0.5 * np.sin(beat / 8))
     arc += _pops(envelope("crackle"), draw)
-    sound = 0.02 * burning * arc + 0.0025 * _band(noise[1], 60, 700) + _hall(time, draw)
+    sound = 0.02 * burning * arc + 0.0025 * band(noise[1], 60, 700, RATE) + _hall(time, draw)
     dull = 0.35 * scene.session.colour
     sound = lfilter([1 - dull], [1, -dull], sound).astype(np.float32)
     return np.clip(sound * scene.session.gain * np.exp(draw.normal(0, 0.05)), -1, 1)
-
-
-def _band(noise: Array, low: float, high: float) -> Array:
-    """Noise within a band, about as loud as before."""
-    kept = sosfilt(_filter(low, high), noise)
-    return kept / (kept.std() + 1e-9)
-
-
-@cache
-def _filter(low: float, high: float) -> Array:
-    return butter(2, [low, high], "bandpass", fs=RATE, output="sos").astype(np.float32)
 
 
 def _pops(level: Array, draw: np.random.Generator) -> Array:
