@@ -32,7 +32,10 @@ def rule_of(folder: Path) -> tuple[VerdictRule | None, float | None]:
     """Of a result: the rule and what it promises, the coverage. Both None where there is no such model."""
     path = folder / "verdicts.json"
     stored = io.read_json(path) if path.is_file() else {"rule": None, "coverage": None}
-    return (VerdictRule.from_dict(stored["rule"]), stored["coverage"]) if stored["rule"] else (None, stored["coverage"])
+    try:
+        return (VerdictRule.from_dict(stored["rule"]), stored["coverage"]) if stored["rule"] else (None, stored["coverage"])
+    except (TypeError, KeyError) as error:  # of another version
+        raise io.DamagedFile(path, error) from error
 
 
 def verdict(logits: Sequence[float], names: Sequence[str], probability: float | None, rule: VerdictRule | None) -> ClassVerdict:

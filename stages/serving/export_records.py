@@ -76,6 +76,7 @@ def export(
     folder = model.project / FOLDER / model.dataset / model.name if out is None else out
     with engine.thread_limit(params.compute.threads):
         detector = model.detector()
+        graph.check(detector)
         shown, made = _compared_on(model, detector)
         about = described(model, detector, made) | {"exporter": exporter}
         found = {"about": about, "compared_on": shown.split, "files": {}}

@@ -108,7 +108,9 @@ def labels(
     """How many welds and sessions each class has in each list, and what is wrong with that. Exit code 1 where models cannot be trained on it."""
     from stages.datasets import weld_labels
 
-    found = weld_labels.of_folder(Path(source)) if Path(source).is_dir() else weld_labels.of_prepared(source)
+    if not (folder := Path(source)).is_dir():
+        params.load().record_task.entry("datasets", source)
+    found = weld_labels.of_folder(folder) if folder.is_dir() else weld_labels.of_prepared(source)
     typer.echo(as_text(found.as_json()) if as_json else weld_labels.render(found))
     raise typer.Exit(errors.OK if found.ok else errors.MENDABLE)
 

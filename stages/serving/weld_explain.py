@@ -17,7 +17,6 @@ from stages.datasets.record_sets import SPLITS, open_split
 from stages.errors import UserError
 from stages.fusion.classifying import names_of
 from stages.fusion.scoring import scores, shows
-from stages.params import nearest
 from stages.seed import torch_generator
 from stages.serving.record_model import RecordModel, threshold_of
 from stages.serving.record_predict import moment
@@ -108,7 +107,7 @@ def _chosen(model: RecordModel, detector: RecordDetector, judged: Subset, record
     there = shows(judged)
     if record is not None:
         if record not in judged.record_ids:
-            raise UserError(f"no record {record!r} in this split of {model.dataset}{nearest(record, list(judged.record_ids))}")
+            raise UserError(f"no record {record!r} in this split of {model.dataset}; `assay weld explain --worst 5` names some that are")
         place = list(judged.record_ids).index(record)
         if not there[place]:
             raise UserError(f"{record} has none of the modalities that {model.name} is shown, so there is nothing to explain")

@@ -192,6 +192,12 @@ def test_predict_tells_a_record_as_evaluate_did(here):
     assert other.told is None and "told:" not in record_predict.render(other)
 
 
+def test_a_rule_of_another_version_says_what_to_run(tmp_path):
+    io.write_json(tmp_path / "verdicts.json", {"rule": {"bound": [0.5, 0.5], "normal": 0, "coverage": 0.9, "margin": None}, "coverage": 0.9})
+    with pytest.raises(io.DamagedFile, match="run the stage that makes it again"):
+        class_verdict.rule_of(tmp_path)
+
+
 def history(train: list[float], val: list[float]) -> list[dict]:
     rows = zip(train, val, strict=True)
     return [{"training": "network", "step": place, "epoch": place, "train_loss": one, "val_loss": two} for place, (one, two) in enumerate(rows)]

@@ -151,6 +151,17 @@ def test_scores_beyond_rounding_are_never_kept(here, tmp_path, monkeypatch, spoi
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_a_model_that_is_no_network_is_refused_before_anything_is_compared(here, tmp_path, monkeypatch):
+    from stages import fusion
+    from stages.serving.record_model import RecordModel
+    from stages.types import Refusal
+
+    monkeypatch.setattr(RecordModel, "detector", lambda self: fusion.build("classical.forest", {}, at=()))
+    with pytest.raises(Refusal, match="Forest is not one network over padded tokens"):
+        export(here, choose(here, model="cross"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_format_that_nobody_knows_is_refused(here, tmp_path):
     with pytest.raises(UserError, match="no format 'tflite'; known: onnx, int8, pt2"):
         export(here, choose(here, model="cross"), tmp_path, formats=["tflite"])

@@ -90,6 +90,8 @@ def test_labels_counts_the_welds_of_a_prepared_data_set_and_of_a_folder(assay, h
     found = json.loads(out)
     assert code == 0 and set(found["classes"]) == {"good", "image", "series", "video"} and found["sessions"]["good"] == 20
     assert sum(sum(one.values()) for one in found["classes"].values()) == found["welds"] == 120
+    code, _, err = assay("weld", "labels", "wold")
+    assert code == 1 and "no entry 'wold'; did you mean 'weld'" in err
     code, _, err = assay("weld", "labels", ".")
     assert code == 1 and "E440" in err
     code, _, err = assay("weld", "check", ".")

@@ -156,6 +156,12 @@ class Scorer(nn.Module):
 
 
 def scorer(detector: nn.Module, lengths: Mapping[str, int]) -> Scorer:
+    """Raises what `check` raises."""
+    check(detector)
+    return Scorer(detector, lengths)
+
+
+def check(detector: nn.Module) -> None:
     """Raises Refusal for a detector that is no single network over padded tokens, or that moves their clocks before it pads them."""
     own = [name for name, part in detector.named_children() if isinstance(part, nn.Module) and any(True for _ in part.parameters())]
     if not isinstance(detector, DeepDetector) or own != ["network"] or _reads_otherwise(detector):
@@ -167,7 +173,6 @@ def scorer(detector: nn.Module, lengths: Mapping[str, int]) -> Scorer:
             f"this {type(detector).__name__} puts all clocks on one before tokens are padded (encoding.align), which has no form as a graph; "
             "export a row with align: false"
         )
-    return Scorer(detector, lengths)
 
 
 def lengths(detector: DeepDetector, *sets: RecordSet) -> dict[str, int]:
