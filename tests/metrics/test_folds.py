@@ -77,3 +77,12 @@ def test_two_rows_are_compared_by_the_classes_that_they_tell_over_all_folds_toge
     low, high = np.quantile(found.samples, [0.025, 0.975])
     assert 0 < low < found.value < high < 1
     assert not paired_macro_f1(made, truth, guessed, guessed, 3, 200).samples.any()
+
+
+def test_whole_sessions_are_drawn_where_classes_are_compared():
+    """The second row errs in one session alone: a draw without it finds no difference, one that has it twice a larger one."""
+    made = folds(seeds=1)
+    truth, session = np.concatenate([one.label for one in made]), np.concatenate([one.session for one in made])
+    wrong = np.where(session == "0-0-1", 0, truth)[None]
+    found = paired_macro_f1(made, truth, truth[None], wrong, 2, 400)
+    assert found.value > 0 and (found.samples == 0).mean() == pytest.approx(0.36, abs=0.1) and found.samples.max() > 1.5 * found.value
