@@ -9,6 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from stages import io, params, report
 from stages.datasets.record_files import write_record
+from stages.metrics.bootstrap import Interval
 from stages.metrics.record_classes import CLASS_METRICS
 from stages.metrics.record_judgement import RECORD_METRICS
 from stages.serving import class_summary, class_verdict, record_predict, record_summary, record_tables
@@ -190,6 +191,16 @@ def test_predict_tells_a_record_as_evaluate_did(here):
     plain = choose(settings, dataset="weld", model="knn")
     (other,) = record_predict.predict(settings, plain, [here / "given.pt"], {}, threshold_of(plain))
     assert other.told is None and "told:" not in record_predict.render(other)
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"), [((0.1, -0.02, 0.2), "cannot tell from no difference"), ((0.1, 0.05, 0.2), "is better"), ((-0.1, -0.2, -0.05), "is worse")]
+)
+def test_a_difference_is_called_one_only_where_its_interval_leaves_zero_out(monkeypatch, interval, said):
+    found = record_tables.Difference("cross-attention", "mid-fusion", Interval(*interval), 40)
+    monkeypatch.setattr(record_tables, "difference", lambda first, second, seen: found if second == "mid-fusion" else None)
+    text = next(text for text in record_tables.compared(*compared()).said if text.startswith("ROC AUC of cross-attention"))
+    assert said in text and text.count("which") == 1
 
 
 def test_a_rule_of_another_version_says_what_to_run(tmp_path):

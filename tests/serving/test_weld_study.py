@@ -92,6 +92,16 @@ def test_paired_differences_name_their_rows_and_folds_say_what_was_held_out(here
     assert len(folds["folds"]) == 5 and folds["seeds"] == [0] and all(one["sessions_in_test_and_train"] == 0 for one in folds["folds"])
 
 
+def test_the_proposed_fusion_is_compared_by_the_classes_that_are_told_too(here, tmp_path):
+    asked = FAST._replace(rows=("cross-attention", "mid-fusion", "image-only"))
+    assert weld_study.run(params.load(), asked, tmp_path)[0] == 0
+    told = {one["difference"]: one for one in io.read_json(tmp_path / "paired.json")["differences"]}
+    lines = {line["row"]: float(line["P2_macro_f1"]) for line in table("main", tmp_path) if line["P2_macro_f1"]}
+    found = told["D - C2"]["macro_f1"]
+    assert found["value"] == pytest.approx(lines["cross-attention"] - lines["mid-fusion"], abs=1e-6) and found["low"] < found["value"] < found["high"]
+    assert "macro_f1" not in told["D - best single"]  # the one modality tells no classes
+
+
 def test_a_finished_study_computes_nothing_and_writes_the_same_bytes(here, monkeypatch):
     before = {path.name: path.read_bytes() for path in weld_study.OUT.glob("*.*")}
     monkeypatch.setattr(weld_study, "compute", lambda **_: pytest.fail("a finished cell was computed again"))

@@ -16,6 +16,16 @@ QUICK = {"epochs": 6, "learning_rate": 1e-2, "classes_per_batch": 4, "per_class"
 TRAIN, VAL, TEST = welds(0, 4, 12, missing=0.2), welds(1, 4, 6, missing=0.2), welds(2, 4, 10, missing=0.2)
 
 
+def test_late_fusion_puts_each_network_on_a_scale_of_its_own_by_validation_records():
+    late = built("deep.late", **QUICK).fit(TRAIN, VAL, Run(seed=0, quiet=True))
+    scales = torch.stack([one.scale for one in late.members.values()])
+    assert (scales != 1).all() and len(scales.unique()) > 2
+    before = late.score(TEST)
+    for one in late.members.values():
+        one.scale.fill_(1.0)
+    assert not torch.allclose(late.score(TEST), before)
+
+
 @pytest.fixture(scope="module")
 def overfitted():
     """24 records, two of each of twelve classes, learnt by heart."""
