@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from stages import engine, errors, io
+from stages.datasets import setting_range
 from stages.datasets.record_sets import fingerprint, open_split, refused_stores
 from stages.fusion import artefact, one_off
 from stages.fusion.one_off import PLAIN, OneOff
@@ -70,7 +71,8 @@ def fit(params: Params, name: str, row: str, seed: int, data: str, asked: OneOff
         if asked.debug:
             print(f"{name} {row}\n{one_off.first_batch(detector, train, seed)}")
         detector.to(session.device).fit(train, val, session)
-        artefact.save(place, detector, config, session.history)
+        learnt = [name for name, label in zip(train.record_ids, train.label.tolist()) if detector.supervised or label == 0]
+        artefact.save(place, detector, config | {"settings": setting_range.seen(run.dataset, learnt)}, session.history)
         if asked != PLAIN:  # what the pipeline has begun of other rows and seeds stays
             shutil.rmtree(state, ignore_errors=True)
         if asked.differs:

@@ -31,7 +31,8 @@ def seeds(detector: str, asked: list[int]) -> list[int]:
 def save(place: Path, detector: RecordDetector, config: dict[str, Any], history: list[dict[str, Any]]) -> None:
     """Write the detector; `config` must hold "model", "detector" and "options" so that `load` can rebuild it.
 
-    The modalities and their widths are added, in their order.
+    The modalities and their widths are added, in their order. "settings" of it is what stages/datasets/setting_range.py says of the training records;
+    models of before lack the key.
     """
     (place / "refused.json").unlink(missing_ok=True)  # of an earlier fit
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
