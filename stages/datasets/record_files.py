@@ -5,6 +5,7 @@
     image-text    img_feat, text_feat: (D,) or (T, D)                       label: number
     general       modalities: {name: {"tokens": (T, D), "time": (T,), "mask": (T,)}}, label, id, group, fault, split
 
+Any of them may have `facts`, a dict of what is known beside the media (setpoints, material): numbers and texts, held against what a model has seen.
 Values are tensors or arrays of 1 to 4 axes: (D,) is one token, and all axes after the first are laid out flat. The id is `id`, else `filename`, else
 the file's name. A vector label is kept for the steps of the series, and the record is anomalous where any step is.
 """
@@ -23,7 +24,7 @@ from stages.datasets.records import UNKNOWN, Record, Tokens
 
 KEYS = {"audio_tokens": "audio", "video_tokens": "video", "embeddings": "series", "img_feat": "image", "text_feat": "text"}
 SCHEMAS = {"general": None, "audio-video": ("audio_tokens", "video_tokens"), "series": ("embeddings",), "image-text": ("img_feat", "text_feat")}
-NAMED = ("id", "filename", "labels", "label", "group", "fault", "split", "modalities")
+NAMED = ("id", "filename", "labels", "label", "group", "fault", "split", "modalities", "facts")
 # Columns beside which tables of results have one for each modality, and what stands for all of them.
 RESERVED = ("record_id", "label", "step_label", "fault", "group", "split", "seed", "score", "probability", "present", "missing", "stored")
 PARTS = ("tokens", "time", "mask")
@@ -44,6 +45,7 @@ class Read(NamedTuple):
     record: Record
     named: bool  # whether the file itself says its id
     unknown: list[str]  # keys that mean nothing here
+    facts: dict[str, str | float]  # what the file says of it beside its media
 
 
 def read_record(path: Path, *, name: str = "", as_tokens: bool = False) -> Read:
@@ -81,7 +83,8 @@ def parsed(content: Any, path: str, stem: str, *, as_tokens: bool = False) -> Re
     unknown = [str(key) for key in content if key not in KEYS and key not in NAMED]
     unknown += [f"modalities.*.{part}" for one in _general(content, path).values() if isinstance(one, dict) for part in one if part not in PARTS]
     unknown += [f"labels.{key}" for key in content.get("labels") or () if key != "binary"] if isinstance(content.get("labels"), dict) else []
-    return Read(Record(given or stem, {name: one.tokens for name, one in modalities.items()}, label, group, fault, split or None, steps), bool(given), unknown)
+    record = Record(given or stem, {name: one.tokens for name, one in modalities.items()}, label, group, fault, split or None, steps)
+    return Read(record, bool(given), unknown, _facts(content, path))
 
 
 def written(record: Record, schema: str = "general") -> dict[str, Any]:
@@ -233,6 +236,21 @@ def _one_label(value: Any, path: str, key: str, series: _Given | None) -> tuple[
         raise RecordError("E326", path, key, what, "Give one label for the record, or one for each step")
     steps = array[series.rows].to(torch.int8)
     return int(steps.any()), steps
+
+
+def _facts(content: dict, path: str) -> dict[str, str | float]:
+    given = content.get("facts")
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise RecordError("E325", path, "facts", "is no dict of names to numbers and texts", AGAIN)
+    found = {}
+    for name, value in given.items():
+        value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if value is not None and (isinstance(value, bool) or not isinstance(value, str | int | float)):
+            raise RecordError("E325", path, f"facts.{name}", f"is a {type(value).__name__}, expected a number or text", AGAIN)
+        found |= {} if value is None else {name: value if isinstance(value, str) else float(value)}
+    return found
 
 
 def _name(content: dict, key: str, path: str) -> str:

@@ -35,6 +35,7 @@ class Intake:
         self.unknown: dict[str, int] = {}  # key -> files that have it
         self.said_ids: dict[str, str] = {}  # record id -> what its file or the list called it
         self.paths: dict[str, str] = {}  # record id -> path
+        self.facts: dict[str, dict[str, str | float]] = {}  # record id -> what its file says of it beside its media
 
     def read(self, position: int) -> Record | None:
         """The record of one file; None where it is rejected."""
@@ -51,7 +52,7 @@ class Intake:
         said = record.record_id
         if said in self.paths:
             record = record._replace(record_id=_apart(PurePosixPath(item.path).with_suffix("").as_posix(), self.paths))
-        self.said_ids[record.record_id], self.paths[record.record_id] = said, item.path
+        self.said_ids[record.record_id], self.paths[record.record_id], self.facts[record.record_id] = said, item.path, read.facts
         return record
 
     def require_most(self) -> None:

@@ -83,7 +83,8 @@ def counted(known: Mapping[str, Range], facts: Sequence[Facts]) -> list[dict[str
 def warnings(counts: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line a fact."""
     return [
-        f"{one['fact']} is {as_text(one['values'])} in {one['records']} of {one['of']} records; in training it was {as_text(one['seen'])}" for one in counts
+        f"{one['fact']} is {as_text(one['values'])} in {one['records']} of {one['of']} records; in training it was {as_text(one['seen'])}"
+        for one in counts
     ]
 
 
@@ -101,5 +102,7 @@ def setting_names(dataset: str, project: Path = Path()) -> list[str]:
     entries = [one["entry"] for one in abouts if one.get("entry", {}).get("kind") == "facts"]
     named = dict.fromkeys(name for entry in entries for part in ("nominal", "levels", "hashed") for name in entry.get(part) or ())
     facts = facts_of(dataset, project)
-    rows = [row for row in io.read_json(project / "data" / dataset / "manifest.json")["samples"] if row["record_id"] in facts] if named else []
+    rows = (
+        [row for row in io.read_json(project / "data" / dataset / "manifest.json")["samples"] if row["record_id"] in facts] if named else []
+    )
     return [name for name in named if any(facts[row["record_id"]].get(name) not in (None, row["group"]) for row in rows)]

@@ -82,7 +82,9 @@ def permuted_sides(is_new: Flags, group: ArrayLike, permutations: int, seed: int
     return draws[:, of_record]
 
 
-def compare(values: Sequence[ArrayLike], is_new: ArrayLike, group: ArrayLike, permutations: int = PERMUTATIONS, bins: int = BINS, seed: int = 0) -> list[Shift]:
+def compare(
+    values: Sequence[ArrayLike], is_new: ArrayLike, group: ArrayLike, permutations: int = PERMUTATIONS, bins: int = BINS, seed: int = 0
+) -> list[Shift]:
     """What became of each statistic. values: (N,) each, NaN where a record has none; is_new: (N,); group: (N,), what must not be split."""
     from scipy.stats import ks_2samp
 
@@ -127,7 +129,9 @@ def _p_values(distance: Floats) -> tuple[Floats, Floats, Floats]:
     chance = distance[known]
     with np.errstate(invalid="ignore"):
         centre, spread = np.nanmean(chance, axis=1, keepdims=True), np.nanstd(chance, axis=1, keepdims=True)
-    standard = np.nan_to_num((chance - centre) / np.where(spread > 0, spread, 1), nan=-np.inf)  # a permutation may leave a side without values
+    standard = np.nan_to_num(
+        (chance - centre) / np.where(spread > 0, spread, 1), nan=-np.inf
+    )  # a permutation may leave a side without values
     found = [np.full(len(distance), np.nan) for _ in range(3)]
     if known.any():
         largest = standard.max(0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from stages import errors, params
-from stages.serving import embed, main_multi, plots, records, search, weld
+from stages.serving import drift, embed, main_multi, plots, records, search, weld
 from stages.serving.terminal import as_text, show
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ app.add_typer(records.app, name="records")
 app.add_typer(weld.app, name="weld")
 app.command("main-multi")(main_multi.main_multi)
 app.command("extract")(embed.extract)
+app.command("drift")(drift.drift)
 
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -39,6 +39,16 @@ class RecordModel(NamedTuple):
         """Their widths, in the order of training."""
         return io.read_json(io.require(self.place / "config.json"))["modalities"]
 
+    def identity(self) -> dict[str, str]:
+        """What a verdict can be traced back by: the model's folder, the hash of its file, the fingerprint of the data that it learnt from."""
+        data = io.read_json(io.require(self.place / "config.json"))["data"]
+        known = self.place.relative_to(self.project / "models").as_posix()
+        return {"model_id": known, "model_sha256": io.file_hash(self.place / "model.safetensors"), "data": data}
+
+    def settings(self) -> dict[str, Any] | None:
+        """The range of each setting that it learnt from; None where it was fitted before ranges were kept."""
+        return io.read_json(io.require(self.place / "config.json")).get("settings")
+
     def temperature(self) -> float | None:
         """What the logit is divided by before it becomes a probability; None where the score is no logit, or none could be fitted."""
         return stored(self.results)["temperatures"][0]
