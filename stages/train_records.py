@@ -66,9 +66,7 @@ def fit(params: Params, name: str, row: str, seed: int, data: str, asked: OneOff
     try:
         detector = fusion.build(entry.detector, options, at=("records", "models", run.model))
         heard = one_off.keeper(detector, place / "last", asked.keep_last)
-        session = Run(
-            seed=seed, device=params.compute.device, resume=state, label=f"{name} {row} seed {seed}", dataset=run.dataset, heard=heard
-        )
+        session = Run(seed=seed, device=params.compute.device, resume=state, label=f"{name} {row} seed {seed}", dataset=run.dataset, heard=heard)
         train, val = (asked.few(open_split(run.dataset, split, modalities=entry.modalities)) for split in ("train", "val"))
         if asked.debug:
             print(f"{name} {row}\n{one_off.first_batch(detector, train, seed)}")

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -227,9 +228,20 @@ def predict(
     state: Annotated[
         Path | None, typer.Option(help="Where --follow keeps its place, to go on from; FILE.follow.safetensors by default.")
     ] = None,
+    fact: Annotated[
+        list[str] | None, typer.Option(help="Of records, NAME=VALUE: a setting, held against what the model has seen. May be given again.")
+    ] = None,
+    refuse_outside: Annotated[
+        bool, typer.Option("--refuse-outside", help="Of records: one whose setting the model has not seen gets the verdict review.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Judge new images: raw score, percentile among good parts, verdict, margin, and a picture of each. With --follow: the rows of a signal."""
+    from stages.serving.record_predict import is_record
+
+    of_records = not (follow or once) and any(map(is_record, images))
+    if not of_records and (fact or refuse_outside):
+        raise errors.UserError("--fact and --refuse-outside are for records: .pt files, or media as in image=part.png. Leave them out")
     if follow or once:
         if len(images) != 1 or false_alarm_rate is not None:
             raise params.ParamsError("--follow takes one CSV file, and --threshold where the stored one should not be used")
@@ -237,11 +249,9 @@ def predict(
 
         _follow(images[0], series_model.choose(params.load(), Path(), dataset, category, model), threshold, once, state, as_json)
         return
-    from stages.serving.record_predict import is_record
-
-    if any(map(is_record, images)):
+    if of_records:
         _require_images(records=True, given={"--category": category, "--out": out != PICTURES})
-        _predict_records(images, dataset, model, threshold, false_alarm_rate, as_json)
+        _predict_records(images, dataset, model, threshold, false_alarm_rate, as_json, fact or (), refuse_outside)
     from stages.serving import predict as serve
     from stages.serving.reference import choose, threshold_of
 
@@ -560,17 +570,25 @@ def _follow(path: Path, chosen: SeriesModel, threshold: float | None, once: bool
 
 
 def _predict_records(
-    arguments: list[Path], dataset: str | None, model: str | None, threshold: float | None, false_alarm_rate: float | None, as_json: bool
+    arguments: list[Path],
+    dataset: str | None,
+    model: str | None,
+    threshold: float | None,
+    false_alarm_rate: float | None,
+    as_json: bool,
+    facts: Sequence[str],
+    refuse_outside: bool,
 ) -> NoReturn:
     from stages.serving import record_predict as serve
     from stages.serving.record_model import choose, threshold_of
+    from stages.serving.setting_check import check_of
 
     settings, (files, media) = params.load(), serve.given(arguments)
     chosen = choose(settings, Path(), dataset, model)
     limit, verdicts = threshold_of(chosen, threshold, false_alarm_rate), []
     if not as_json:
         typer.echo(serve.head(chosen, limit))
-    for verdict in serve.predict(settings, chosen, files, media, limit):
+    for verdict in serve.predict(settings, chosen, files, media, limit, check_of(chosen, facts, refuse_outside)):
         verdicts.append(verdict)
         if not as_json:
             typer.echo(serve.render(verdict))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stages.encoders.media.encoder import TokenEncoder
     from stages.fusion.detector import RecordDetector
     from stages.fusion.occlusion import Span
+    from stages.serving.setting_check import Check
 
 SUFFIX = ".pt"
 
@@ -38,7 +39,7 @@ class RecordVerdict(NamedTuple):
     percentile: float | None  # share of held-out normal records that score no higher, in percent
     normal_records: int  # how many that is of
     threshold: float | None
-    verdict: str  # "normal", "anomalous", "unknown" where there is no threshold, or UNREADABLE
+    verdict: str  # "normal", "anomalous", "unknown" where there is no threshold, "review" where a setting is refused, or UNREADABLE
     margin: float | None  # score - threshold; above 0 is anomalous
     present: list[str]
     missing: list[str]  # modalities that the model knows and the record lacks
@@ -51,6 +52,10 @@ class RecordVerdict(NamedTuple):
     told: str | None = None  # "normal" or the kind of fault
     faults: list[tuple[str, float]] | None = None  # the likeliest kinds, with their shares if there is a fault
     suspected: str | None = None  # when and by which modality
+    outside: list[dict[str, Any]] | None = None  # settings outside what the model has seen: fact, value, seen; None where no facts are given
+    model_id: str | None = None  # its folder in models/
+    model_sha256: str | None = None  # of model.safetensors
+    data: str | None = None  # fingerprint of the records that it learnt from
 
 
 def is_record(path: Path) -> bool:
@@ -77,32 +82,38 @@ def given(arguments: Sequence[Path]) -> tuple[list[Path], dict[str, Path]]:
 
 
 def predict(
-    params: Params, model: RecordModel, files: Sequence[Path], media: Mapping[str, Path], threshold: Threshold
+    params: Params, model: RecordModel, files: Sequence[Path], media: Mapping[str, Path], threshold: Threshold, check: Check | None = None
 ) -> Iterator[RecordVerdict]:
     """A verdict for each file in order, then one for the media. A record that cannot be read, or that the model does not fit, has a verdict of its own.
 
+    check: of the settings; by default those that the files say are held against what the model has seen, and warned of.
     Raises UserError where the model has no encoders for the media as those of training were.
     """
     from stages.datasets.record_errors import RecordError
     from stages.datasets.record_files import read_record
     from stages.fusion.scoring import nothing_known
+    from stages.serving.setting_check import check_of, held
 
+    known, traced = check or check_of(model), model.identity()
     with engine.thread_limit(params.compute.threads):
         detector, (normal, every) = model.detector(), model.held_out()
         held_out = normal, nothing_known(detector, every) if len(every) else 0.0
         encoders, as_tokens = _encoders(params, model, media) if media else {}, _as_tokens(model)
         for path in files:
             try:
-                yield _judged(model, detector, held_out, path.as_posix(), read_record(path, as_tokens=as_tokens).record, threshold)
+                read = read_record(path, as_tokens=as_tokens)
+                verdict = held(_judged(model, detector, held_out, path.as_posix(), read.record, threshold), known, read.facts)
             except (RecordError, WrongRecords) as error:
-                yield _unreadable(model, path.as_posix(), error)
+                verdict = _unreadable(model, path.as_posix(), error)
+            yield verdict._replace(**traced)
         if media:
             shown = " ".join(f"{name}={path}" for name, path in media.items())
             try:
                 record = Record("given", {name: encoders[name]([path])[0] for name, path in media.items()})
-                yield _judged(model, detector, held_out, shown, record, threshold)
+                verdict = held(_judged(model, detector, held_out, shown, record, threshold), known, {})
             except errors.UserError as error:
-                yield _unreadable(model, shown, error)
+                verdict = _unreadable(model, shown, error)
+            yield verdict._replace(**traced)
 
 
 def _as_tokens(model: RecordModel) -> bool:
@@ -260,4 +271,5 @@ def render(verdict: RecordVerdict) -> str:
         lines.append(f"  {rule}; told: {verdict.told.replace('_', ' ')}; if faulty: {faults}")
     if verdict.suspected is not None:
         lines.append(f"  what looks anomalous is most of all at {verdict.suspected}")
+    lines += [f"  outside what the model has seen: {warning}" if verdict.outside else f"  {warning}" for warning in verdict.warnings]
     return "\n".join([*lines, *([f"  missing: {', '.join(verdict.missing)}"] if verdict.missing else [])])

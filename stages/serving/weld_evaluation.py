@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stages import io
+from stages.datasets import setting_range
 from stages.datasets.record_sets import SPLITS, open_split
 from stages.errors import Missing, UserError
 from stages.fusion import artefact, one_off
@@ -46,6 +48,7 @@ def evaluate(
     found = scores(detector, judged, device)
     score = np.where(shows(judged), found, nothing_known(detector, score[there]))
     about = {"model": row, "folder": place.as_posix(), "split": split, "records": judged.samples, "auroc": _auroc(score, judged)}
+    about |= {"outside": _outside(place, run.dataset, judged)}
     return about | (_classes(detector, train, judged, neighbours, by_distance, device) if tells(detector) else {})
 
 
@@ -58,6 +61,12 @@ def _loaded(place: Path, dataset: str, row: str, changed: bool) -> RecordDetecto
             + (" with the settings that you want" if changed else "")
         )
     return artefact.load(place)
+
+
+def _outside(place: Path, dataset: str, judged: Subset) -> list[dict[str, Any]] | None:
+    """Settings of the records that the model has not seen, counted; None where it was fitted before ranges were kept, or there are no facts."""
+    known, facts = io.read_json(place / "config.json").get("settings"), setting_range.facts_of(dataset)
+    return setting_range.counted(known, [facts.get(name, {}) for name in judged.record_ids]) if known and facts else None
 
 
 def _auroc(score: np.ndarray, judged: Subset) -> float | None:
@@ -96,6 +105,7 @@ def _classes(detector: RecordDetector, train: Subset, judged: Subset, neighbours
 def render(found: dict[str, Any]) -> str:
     area = "n/a" if found["auroc"] is None else f"{found['auroc']:.3f}"
     lines = [f"{found['folder']}: {found['records']} records of {found['split']}", f"  AUROC {area}"]
+    lines += [f"  outside what it has seen: {line}" for line in setting_range.warnings(found["outside"] or [])]
     if "accuracy" not in found:
         return "\n".join([*lines, "  it tells no classes"])
     lines += [

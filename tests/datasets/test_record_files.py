@@ -30,7 +30,7 @@ def test_a_file_that_cannot_be_used_is_named_with_its_key_and_runs_nothing(tmp_p
 
 def test_audio_and_video_are_laid_out_flat_and_keep_their_order(tmp_path):
     audio, video = torch.randn(5, 1, 12), torch.randn(4, 7, 8)
-    record, named, _ = read(tmp_path / "w7.pt", {"audio_tokens": audio, "video_tokens": video.numpy(), "labels": {"binary": 1}})
+    record, named, _, _ = read(tmp_path / "w7.pt", {"audio_tokens": audio, "video_tokens": video.numpy(), "labels": {"binary": 1}})
     assert (record.record_id, named, record.label) == ("w7", False, 1)
     assert torch.equal(record.modalities["audio"].values, audio[:, 0])
     assert torch.equal(record.modalities["video"].values, video.reshape(4, 56))
