@@ -153,7 +153,7 @@ def _of_facts(reference: Side, new: Side, settings: list[str]) -> Iterator[Stati
         if not words:
             yield Statistic(name, "facts", np.array([np.nan if value is None else float(value) for value in values]))
         elif name in settings:
-            for word in words:
+            for word in words if len(words) > 2 else words[:1]:  # of two the other says the same
                 yield Statistic(
                     f"{name} = {word}", "facts", np.array([np.nan if value is None else float(value == word) for value in values])
                 )

@@ -51,7 +51,8 @@ def test_records_are_counted_by_fact_and_told_in_one_line_each():
 def dataset(tmp_path):
     """Three records; controls name a number, two words and the session, and one fact is named by none."""
     rows = [
-        {"record_id": f"r{at}", "group": f"s{at}", "fact_current_a": 180.0 + at, "fact_steel": steel, "fact_kind": kind, "fact_session": f"s{at}", "fact_inspector": "A"}
+        {"record_id": f"r{at}", "group": f"s{at}", "fact_current_a": 180.0 + at, "fact_steel": steel, "fact_kind": kind}
+        | {"fact_session": f"s{at}", "fact_inspector": "A"}
         for at, (steel, kind) in enumerate([("FE410", "Lap"), ("BSK46", "Lap"), ("FE410", "Butt")])
     ]
     io.write_table(tmp_path / "data/weld/samples.parquet", {name: [row[name] for row in rows] for name in rows[0]})
