@@ -16,7 +16,6 @@ import numpy as np
 from stages import errors, io
 from stages.datasets import record_adapters, record_sets, setting_range
 from stages.datasets.record_adapters import STORED, RecordRow
-from stages.datasets.record_checks import check
 from stages.datasets.record_intake import Intake, grouped
 from stages.datasets.record_lists import listing
 from stages.datasets.record_store import ABOUT, INDEX, RecordStore
@@ -126,10 +125,13 @@ def _of_media(params: Params, dataset: str, source: Path, about: Mapping[str, Ma
 
     with tempfile.TemporaryDirectory() as folder:
         reading = record_adapters.read(adapter_of(source), source, Path(folder), {}, at=("records", "datasets", dataset))
-        rows = check(reading).rows
-        wanted = [name for name in reading.modalities if name in about]
+        rows = [
+            row._replace(paths=_there(row, reading.root)) for row in reading.rows
+        ]  # a medium that was lost is what shall be told, and no error
+        wanted = [name for name in reading.modalities if name in about and any(name in row.paths for row in rows)]
         if not wanted:
-            what = f"{source} shows {', '.join(reading.modalities)}, and {dataset} was encoded from {', '.join(about)}"
+            shown = [name for name in reading.modalities if any(name in row.paths for row in rows)]
+            what = f"{source} shows {', '.join(shown) or 'nothing'}, and {dataset} was encoded from {', '.join(about)}"
             raise errors.UserError(f"{what}. Name its media as there, or give .pt files that the same encoder made")
         place = Place(resolve_device(params.compute.device), params.compute.threads, params.backbones_folder)
         tokens, bad = dict[str, dict[str, Tokens]](), 0
@@ -141,9 +143,13 @@ def _of_media(params: Params, dataset: str, source: Path, about: Mapping[str, Ma
     records = [
         Record(row.record_id, {name: tokens[name][row.record_id] for name in wanted if row.record_id in tokens[name]}) for row in rows
     ]
-    widths = {name: int(about[name]["modalities"][name]) for name in wanted}
+    widths = {name: int(one["modalities"][name]) for name, one in about.items() if name in one["modalities"]}
     groups, facts = [row.group or row.record_id for row in rows], [dict(row.facts) for row in rows]
     return Side(source.as_posix(), packed(records, widths), groups, facts, levels, bad)
+
+
+def _there(row: RecordRow, root: Path) -> dict[str, str]:
+    return {name: path for name, path in row.paths.items() if (root / path).exists()}
 
 
 def _encoded(name: str, encoder: TokenEncoder, rows: Sequence[RecordRow], root: Path, threads: int) -> tuple[dict[str, Tokens], int]:
