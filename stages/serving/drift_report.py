@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ORDER = {MOVED: 0, WATCH: 1, STEADY: 2}
 SHOWN = 12
+ALONE = "the new records name no session, so each counts as one by itself: what records of one session share will look like drift. Say their group"
 FEW = 5  # groups of a side, below which little can be told
 COLUMNS = (
     "statistic",
@@ -64,6 +65,8 @@ def measure(
     chosen = choose(settings, dataset=dataset, model=model) if model is not None else None
     reference = of_split(dataset, "train", normal_alone)
     other = of_split(dataset, against, normal_alone) if against is not None else of_new(settings, dataset, Path(new or ""))
+    if _alone(other) and not _alone(reference):
+        other = other._replace(notes=[*other.notes, ALONE])
     named = setting_range.setting_names(dataset)
     rows = _compared(statistics(reference, other, about_of(dataset), named), reference.group, other.group, permutations)
     scored = _scores(chosen, other, normal_alone, permutations) if chosen is not None else []
@@ -84,8 +87,19 @@ def measure(
     }
 
 
+def _alone(side: Side) -> bool:
+    """Whether no two records are of one group; a single record says nothing about that."""
+    return side.records.samples > 1 and len(set(side.group)) == side.records.samples
+
+
 def _described(side: Side) -> dict[str, Any]:
-    return {"from": side.said, "records": side.records.samples, "groups": len(set(side.group)), "left_out": side.left_out}
+    return {
+        "from": side.said,
+        "records": side.records.samples,
+        "groups": len(set(side.group)),
+        "left_out": side.left_out,
+        "notes": list(side.notes),
+    }
 
 
 def _sides(reference: list[str], new: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -152,6 +166,7 @@ def render(found: dict[str, Any], everything: bool = False) -> str:
     count, rows = found["counts"], found["statistics"]
     lines = [f"{found['dataset']}: {sides[0]} against {sides[1]}{', normal ones alone' if found['normal_alone'] else ''}"]
     lines += [f"  {found['new']['left_out']} files could not be read and are left out"] if found["new"]["left_out"] else []
+    lines += [f"  {note}" for note in found["new"]["notes"]]
     lines.append(f"{found['verdict']}: of {len(rows)} statistics {', '.join(f'{number} {name}' for name, number in count.items())}")
     shown = rows if everything else rows[: max(SHOWN, min(count[MOVED], 3 * SHOWN))]
     lines += ["", *_table(shown)]

@@ -20,7 +20,7 @@ from stages.datasets.record_intake import Intake, grouped
 from stages.datasets.record_lists import listing
 from stages.datasets.record_store import ABOUT, INDEX, RecordStore
 from stages.datasets.records import Record, Records, Tokens, packed
-from stages.datasets.samples import DataError, root_of
+from stages.datasets.samples import DataError, Problem, root_of
 from stages.datasets.setting_range import Facts
 from stages.serving.record_check import STORED_ADAPTER, adapter_of
 
@@ -40,6 +40,7 @@ class Side(NamedTuple):
         str, np.ndarray
     ]  # by sensor (B,), NaN where unknown: its median while the arc burns, where tokens are taken relative to it
     left_out: int  # files that could not be read
+    notes: Sequence[str] = ()  # what the layout of new records had to say
 
 
 def of_split(dataset: str, split: str, normal_alone: bool = False, project: Path = Path()) -> Side:
@@ -140,12 +141,20 @@ def _of_media(params: Params, dataset: str, source: Path, about: Mapping[str, Ma
             bad += lost
         logs = [reading.root / row.paths["series"] if "series" in row.paths else None for row in rows]
         levels = _levels(logs, about)
+        notes = _first_of_each(reading.problems)
     records = [
         Record(row.record_id, {name: tokens[name][row.record_id] for name in wanted if row.record_id in tokens[name]}) for row in rows
     ]
     widths = {name: int(one["modalities"][name]) for name, one in about.items() if name in one["modalities"]}
     groups, facts = [row.group or row.record_id for row in rows], [dict(row.facts) for row in rows]
-    return Side(source.as_posix(), packed(records, widths), groups, facts, levels, bad)
+    return Side(source.as_posix(), packed(records, widths), groups, facts, levels, bad, notes)
+
+
+def _first_of_each(problems: Sequence[Problem]) -> list[str]:
+    """Of each code the first, and how many more there are."""
+    codes = [one.code for one in problems]
+    found = {one.code: f"{one.code} {one.path}: {one.what}" for one in reversed(problems)}
+    return [f"{found[code]}{f' (and {codes.count(code) - 1} more)' if codes.count(code) > 1 else ''}" for code in dict.fromkeys(codes)]
 
 
 def _there(row: RecordRow, root: Path) -> dict[str, str]:

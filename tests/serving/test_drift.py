@@ -157,6 +157,14 @@ def test_few_sessions_can_call_nothing_moved(assay, here, tmp_path):
     assert "few: only large shifts" in assay("drift", "--new", str(tmp_path / "one"))[1]
 
 
+def test_new_records_that_name_no_session_are_told_so(assay, here, tmp_path):
+    """Each would count as a session of its own, and what a session shares would look like drift."""
+    nameless = new_files(tmp_path / "nameless", lambda record: record._replace(group=""), count=12)
+    assert "the new records name no session" in said(assay, "--new", nameless)["new"]["notes"][0]
+    assert "  the new records name no session" in assay("drift", "--new", nameless)[1]
+    assert said(assay, "--new", new_files(tmp_path / "named", count=12))["new"]["notes"] == []
+
+
 def test_training_records_are_as_far_from_the_others_as_new_ones_are():
     """Measured by axes that they themselves were fitted to, they would be nearer: at 60 records and 10 axes by a tenth or more."""
     draw = np.random.default_rng(0)

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from stages import io
+from stages import io, params
 from stages.datasets import weld
+from stages.serving.drift_sides import of_new, of_split
 from tests.record_projects import record_project
 from tests.stored_records import work
 
@@ -54,6 +56,18 @@ def measured(assay, folder: Path):
     code, out, err = assay("drift", "--new", str(folder), "--json", "--permutations", "499")
     assert code == 0, err
     return json.loads(out)
+
+
+def test_media_that_come_live_are_the_numbers_of_the_store(project, monkeypatch):
+    monkeypatch.chdir(project)
+    live, stored = of_new(params.load(), "weld", Path("data/weld/media")), of_split("weld", "test")
+    for place, name in enumerate(stored.records.record_id):
+        other = live.records.record_id.index(name)
+        one, two = (side.records.take([at]).tokens["series"].values for side, at in ((stored, place), (live, other)))
+        assert torch.equal(one, two) and stored.group[place] == live.group[other]
+        assert stored.levels["pressure"][place] == live.levels["pressure"][other]
+        assert live.facts[other] == {fact: value for fact, value in stored.facts[place].items() if fact in live.facts[other]} != {}
+    assert not any("video" in one for one in live.records.tokens) and any(note.startswith("E447") for note in live.notes)
 
 
 def test_another_lot_with_the_same_settings_is_steady(project, assay, monkeypatch, tmp_path):
