@@ -18,48 +18,37 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from stages import errors, params
-from stages.serving import drift, embed, main_multi, plots, records, search, weld
+from stages.serving import drift, embed, main_multi, plots, records, search, weights, weld
 from stages.serving.terminal import as_text, show
+from stages.serving.weights import Folder, backbones_folder
 
 if TYPE_CHECKING:
     from stages.serving.series_model import SeriesModel
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0])
 data = typer.Typer(no_args_is_help=True, help="Look at data before it is used.")
-weights = typer.Typer(no_args_is_help=True, help="Where pretrained weights lie, and how to bring missing ones across an air gap.")
 models = typer.Typer(no_args_is_help=True, help="The named configurations of all detectors.")
-app.add_typer(data, name="data")
-app.add_typer(models, name="models")
-app.add_typer(weights, name="weights")
-app.add_typer(plots.app, name="plots")
-app.add_typer(search.app, name="search")
-app.add_typer(records.app, name="records")
-app.add_typer(weld.app, name="weld")
-app.command("main-multi")(main_multi.main_multi)
-app.command("extract")(embed.extract)
-app.command("drift")(drift.drift)
+
+BEGIN, RUN, JUDGE, LEARN, MEDIA = "Begin", "Run the pipeline", "Judge", "Search and train", "Records and welds"  # parts of the help
 
 All = Annotated[bool, typer.Option("--all", help="Everything that params.yaml has.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names of data sets, or of runs, as params.yaml has them.", show_default=False)]
 Layout = Annotated[
     str | None, typer.Option("--adapter", help="The layout, where it should not be guessed: mvtec, visa, btad, magnetic_tile, folder; of records "
-                 "media_folder, stored_records, station, mimic_cxr, spot_the_diff.")
+                 "media_folder, stored_records, intel_welding, mimic_cxr, spot_the_diff.")
 ]  # fmt: skip
 Signals = Annotated[bool, typer.Option("--signals", help="It holds signals, not images: CSV or parquet files, a row a step.")]
 OfRecords = Annotated[
     bool, typer.Option("--records", help="It holds records that several media show: those media, or .pt files of their embeddings.")
 ]
-Images = Annotated[list[Path] | None, typer.Option(help="A folder of images to learn from; may be given more than once.")]
-Prepared = Annotated[list[str] | None, typer.Option(help="A prepared data set whose training images are learnt from.")]
-Folder = Annotated[Path | None, typer.Option(help="Local folder of weights; the key `backbones` of params.yaml by default.")]
 
 
 PICTURES = Path("predictions")
 Schedule = Annotated[str, typer.Option(help="Of a named configuration: full (the paper's), quick, or cpu (small, on what is built in).")]
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def doctor(as_json: Json = False) -> None:
     """Say whether everything will run here, and what mends what will not. Exit code 1 where something needs mending."""
     from stages.serving import doctor as surgery
@@ -103,7 +92,7 @@ def data_check(
     raise typer.Exit(errors.OK if found.ok else errors.MENDABLE)
 
 
-@app.command("add")
+@app.command("add", rich_help_panel=BEGIN)
 def add_data(
     directory: Annotated[Path, typer.Argument(help="The folder that holds the images, or a CSV file.")],
     name: Annotated[str | None, typer.Option(help="What to call the data set; the folder's name by default.")] = None,
@@ -134,7 +123,7 @@ def add_data(
     typer.echo(as_text(added._asdict()) if as_json else add.render(added))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def pipeline(
     name: Annotated[str, typer.Argument(help="What to call the data set, e.g. mvtec.")],
     source: Annotated[str, typer.Argument(help="Where it lies, absolute or as seen from pipelines/NAME.")],
@@ -149,13 +138,13 @@ def pipeline(
     typer.echo(as_text({"written": written}) if as_json else "\n".join([*written, "", "next:", f"  dvc repro {written[-1]}"]))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def train(names: Names = None, everything: All = False, as_json: Json = False) -> None:
     """Fit the models of one run or data set."""
     _run("train", names, everything, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def evaluate(
     names: Names = None,
     everything: All = False,
@@ -173,19 +162,19 @@ def evaluate(
             outputs.write_trees(Path(), name, output_dir)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def ensemble(names: Names = None, everything: All = False, as_json: Json = False) -> None:
     """Ask several models of a data set at once: one more row, and which of them are wrong together."""
     _run("ensemble", names, everything, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def bench(names: Names = None, everything: All = False, as_json: Json = False) -> None:
     """Measure latency, memory and size of every model on a data set."""
     _run("bench", names, everything, as_json)
 
 
-@app.command("run")
+@app.command("run", rich_help_panel=RUN)
 def run_configuration(
     config: Annotated[Path, typer.Argument(help="A configuration, e.g. configs/mvtec_winclip.yaml.")],
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:<number>, in place of model.device.")] = None,
@@ -198,7 +187,7 @@ def run_configuration(
     typer.echo(as_text(done._asdict()) if as_json else f"\n{done.summary}\nresults: {done.folder.resolve()}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def report(as_json: Json = False) -> None:
     """Make the report page again from what is in metrics/."""
     from stages.serving import verbs
@@ -209,7 +198,7 @@ def report(as_json: Json = False) -> None:
     typer.echo(as_text({"report": page.as_posix()}) if as_json else f"report: {page}")
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGE)
 def predict(
     images: Annotated[
         list[Path],
@@ -270,7 +259,7 @@ def predict(
     raise typer.Exit(errors.MENDABLE if any(verdict.verdict == serve.UNREADABLE for verdict in verdicts) else errors.OK)
 
 
-@app.command()
+@app.command(rich_help_panel=LEARN)
 def tune(
     model: Annotated[str, typer.Argument(help="A model of params.yaml.")],
     dataset: Annotated[str | None, typer.Option(help="The data set, where several run this model.")] = None,
@@ -298,7 +287,7 @@ def models_list(backbones: Folder = None, as_json: Json = False) -> None:
     """Every named configuration: backbone, size, schedules (epochs x batch), weights and whether they are here."""
     from stages.serving import models as known
 
-    found = known.listed(_backbones(backbones))
+    found = known.listed(backbones_folder(backbones))
     show(found if as_json else known.as_rows(found), as_json, ("name", "category", "backbone", "size", "full", "quick", "weights", "paper"))
 
 
@@ -334,133 +323,10 @@ def models_show(
     from stages.detectors import zoo
     from stages.serving import models as known
 
-    typer.echo(as_text({**known.described(name, _backbones(backbones)), "entries": zoo.entries(name)._asdict()}))
+    typer.echo(as_text({**known.described(name, backbones_folder(backbones)), "entries": zoo.entries(name)._asdict()}))
 
 
-@weights.command("list")
-def weights_list(backbones: Folder = None, as_json: Json = False) -> None:
-    """Every known set of weights: present or absent, size, licence, and who uses it."""
-    from stages.encoders import weights_bundle
-
-    show(weights_bundle.list_weights(_backbones(backbones)), as_json, ("name", "place", "bytes", "licence"))
-
-
-@weights.command("verify")
-def weights_verify(backbones: Folder = None, as_json: Json = False) -> None:
-    """Check the SHA-256 of every set of weights that is here. Exit code 1 where one is altered."""
-    from stages.encoders import weights_bundle
-
-    rows = weights_bundle.verify(_backbones(backbones))
-    show(rows, as_json, ("name", "status", "detail"))
-    raise typer.Exit(errors.MENDABLE if any(row["status"] == "altered" for row in rows) else errors.OK)
-
-
-@weights.command("pack")
-def weights_pack(
-    names: Annotated[list[str], typer.Argument(help="Names from `assay weights list`, or any timm name.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to fill, for instance on a USB stick.")],
-    download: Annotated[bool, typer.Option(help="Fetch what is missing here. Only for a machine with network.")] = False,
-    backbones: Folder = None,
-    as_json: Json = False,
-) -> None:
-    """Gather weights with their checksums and licences into a folder that can be carried to another machine."""
-    from stages.encoders import weights_bundle
-
-    show(weights_bundle.pack(names, out, _backbones(backbones), download), as_json, ("name", "bytes", "sha256"))
-
-
-@weights.command("unpack")
-def weights_unpack(
-    bundle: Annotated[Path, typer.Argument(help="The folder that `assay weights pack` filled.")],
-    backbones: Folder = None,
-    as_json: Json = False,
-) -> None:
-    """Take packed weights into the local folder, after checking every checksum."""
-    from stages.encoders import weights_bundle
-
-    show(weights_bundle.unpack(bundle, _backbones(backbones)), as_json, ("name", "bytes", "sha256"))
-
-
-@weights.command("distill-pdn")
-def weights_distill_pdn(
-    name: Annotated[str, typer.Argument(help="Which network: a row of `assay weights list` that begins with pdn-.")] = "pdn-small",
-    images: Images = None,
-    dataset: Prepared = None,
-    encoder: Annotated[str, typer.Option(help="Weights of the deep network to learn from, by name.")] = "efficientnet-lite0",
-    image_size: Annotated[int, typer.Option(help="What the small network sees; the deep one sees twice that.")] = 256,
-    steps: Annotated[int, typer.Option(help="Optimiser steps; the paper's by default.")] = 60_000,
-    batch_size: int = 16,
-    seed: int = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    backbones: Folder = None,
-    as_json: Json = False,
-) -> None:
-    """Make the teacher of EfficientAD from a deep network that is here. Started again after a stop, it goes on."""
-    from stages.encoders import distill_pdn, pretraining
-
-    found, schedule = pretraining.find_pictures(images or [], dataset or []), {"steps": steps, "batch_size": batch_size, "seed": seed}
-    made = distill_pdn.make(name, found, _backbones(backbones), encoder=encoder, image_size=image_size, device=device, **schedule)
-    show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
-
-
-@weights.command("train-vq")
-def weights_train_vq(
-    name: Annotated[str, typer.Argument(help="Which network: a row of `assay weights list` that begins with vq-.")] = "vq-dsr",
-    images: Images = None,
-    dataset: Prepared = None,
-    image_size: int = 256,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 100_000,
-    batch_size: int = 16,
-    seed: int = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    backbones: Folder = None,
-    as_json: Json = False,
-) -> None:
-    """Make the codebooks and the general decoder of DSR from images. Started again after a stop, it goes on."""
-    from stages.encoders import pretraining, train_vq
-
-    found, schedule = pretraining.find_pictures(images or [], dataset or []), {"steps": steps, "batch_size": batch_size, "seed": seed}
-    made = train_vq.make(name, found, _backbones(backbones), image_size=image_size, device=device, **schedule)
-    show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
-
-
-@weights.command("train-tiny-clip")
-def weights_train_tiny_clip(
-    leave_out: Annotated[str, typer.Option(help="The category of `parts` that is not drawn, to judge it with.")] = "weave",
-    pairs: Annotated[int, typer.Option(help="Parts of each category, each drawn good and damaged.")] = 120,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 120,
-    batch_size: int = 48,
-    seed: int = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    backbones: Folder = None,
-    as_json: Json = False,
-) -> None:
-    """Make a small CLIP from generated pictures and sentences, to try zero-shot models without any other weights. Started again after a stop, it goes on."""
-    from stages.encoders import train_tiny_clip
-
-    made = train_tiny_clip.make(
-        _backbones(backbones), leave_out=leave_out, pairs=pairs, steps=steps, batch_size=batch_size, seed=seed, device=device
-    )
-    show([made._asdict()], as_json, ("name", "file", "steps", "loss", "constant"))
-
-
-@weights.command("check-clip")
-def weights_check_clip(
-    name: Annotated[str, typer.Argument(help="Weights of a CLIP, as `assay weights list` has them.")],
-    backbone: Annotated[str | None, typer.Option(help="The network that they are for; the lock knows that of its own rows.")] = None,
-    backbones: Folder = None,
-    as_json: Json = False,
-) -> None:
-    """Let a CLIP name what a few photographs show. Exit code 1 where its answers are wrong, so that nothing is built on it."""
-    from stages.encoders import check_clip
-
-    checked = check_clip.check(name, _backbones(backbones), backbone)
-    show([answer._asdict() for answer in checked.answers], as_json, ("photograph", "right", "given", "sure"))
-    if not as_json:
-        typer.echo(f"{name} in {checked.backbone}: {checked.right} of {len(checked.answers)} photographs named rightly")
-
-
-@app.command("train-afclip")
+@app.command("train-afclip", rich_help_panel=LEARN)
 def train_afclip(
     dataset: Annotated[str, typer.Argument(help="A prepared data set with masks. Its test images are learnt from, so it cannot be judged.")],
     encoder: Annotated[str, typer.Option(help="An encoder of kind clip in params.yaml whose features of that data set are stored.")],
@@ -479,11 +345,11 @@ def train_afclip(
     typer.echo(training.protocol(dataset, training.marked_rows(dataset)), err=as_json)
     schedule = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):  # a run that goes on says so
-        made = training.train(dataset, encoder, name or f"afclip-{dataset}", _backbones(backbones), device=device, **schedule)
+        made = training.train(dataset, encoder, name or f"afclip-{dataset}", backbones_folder(backbones), device=device, **schedule)
     show([made._asdict()], as_json, ("name", "file", "steps", "first_loss", "last_loss"))
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def leaderboard(
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option(help="Print Markdown tables.")] = False,
@@ -510,6 +376,18 @@ def leaderboard(
     page = Path("metrics/report/index.html")
     if page.is_file() and not markdown:
         typer.echo(f"report: {page.resolve()}")
+
+
+app.command("drift", rich_help_panel=JUDGE)(drift.drift)
+app.command("extract", rich_help_panel=MEDIA)(embed.extract)
+app.command("main-multi", rich_help_panel=MEDIA)(main_multi.main_multi)
+app.add_typer(data, name="data", rich_help_panel=BEGIN)
+app.add_typer(weights.app, name="weights", rich_help_panel=BEGIN)
+app.add_typer(models, name="models", rich_help_panel=BEGIN)
+app.add_typer(plots.app, name="plots", rich_help_panel=JUDGE)
+app.add_typer(search.app, name="search", rich_help_panel=LEARN)
+app.add_typer(records.app, name="records", rich_help_panel=MEDIA)
+app.add_typer(weld.app, name="weld", rich_help_panel=MEDIA)
 
 
 def _collect(folder: Path, out: Path, as_json: bool, markdown: bool) -> None:
@@ -595,10 +473,6 @@ def _predict_records(
     if as_json:
         typer.echo(as_text([verdict._asdict() for verdict in verdicts]))
     raise typer.Exit(errors.MENDABLE if any(verdict.score is None for verdict in verdicts) else errors.OK)
-
-
-def _backbones(folder: Path | None) -> Path:
-    return folder or (params.load().backbones_folder if params.PATH.is_file() else Path("backbones"))
 
 
 def main() -> None:
