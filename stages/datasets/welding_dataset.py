@@ -35,6 +35,7 @@ ARRAYS = {"video": "video", "image": "post_images", "audio": "audio", "series": 
 ALSO = "post_weld_images"
 COLUMN_S, FRAME_S = 0.01, 0.032  # of the spectrogram
 FLOOR = 1e-6  # added to a power before the logarithm
+ARC_ABOVE = 5.0  # ampere, from which on the arc burns
 Fill = Literal["zeros", "repeat"]
 
 
@@ -144,7 +145,8 @@ class MediaReader:
     """Opens the files of a weld: grey frames from the arc on, photographs, sound, sensors, all on the clock of the arc.
 
     nominal: by sensor its centre and spread; crop: shares off the left, the top, the right and the bottom of a photograph, such as the strip with a
-    paper label; onset: whether to begin with the arc, or with each file. Raises DataError for a file that is there and cannot be read.
+    paper label; onset: whether to begin with the arc, or with each file; relative, limit: as of the encoder kind `sensor_steps`, the weld's own level as
+    the centre, and at most so many spreads. Raises DataError for a file that is there and cannot be read.
     """
 
     def __init__(
@@ -155,10 +157,13 @@ class MediaReader:
         nominal: Mapping[str, tuple[float, float]] | None = None,
         crop: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
         onset: bool = True,
+        relative: bool = False,
+        limit: float = np.inf,
     ) -> None:
-        from stages.datasets.weld_files import NOMINAL
+        from stages.datasets.weld_files import NOMINAL, plain
 
-        self.folder, self.shape, self.nominal, self.crop, self.onset = folder, shape, dict(nominal or NOMINAL), crop, onset
+        self.folder, self.shape, self.crop, self.onset, self.relative, self.limit = folder, shape, crop, onset, relative, limit
+        self.nominal = {plain(name): figure for name, figure in (nominal or NOMINAL).items()}
         if len(self.nominal) != shape.sensors:
             raise DataError(f"`nominal` has {len(self.nominal)} sensors and the shape {shape.sensors}. Set `sensors` of the shape")
 
@@ -197,13 +202,18 @@ class MediaReader:
 
     def _sensors(self, path: Path) -> Medium:
         from stages.datasets.arc_clock import resampled
-        from stages.datasets.weld_files import arc_on, chosen_sensors, read_log
+        from stages.datasets.weld_files import CURRENT, arc_on, chosen_sensors, read_log
 
         log = read_log(path)
         start = (arc_on(log) or 0.0) if self.onset else 0.0
         moments, values = resampled(log, start, self.shape.steps, self.shape.rate_hz, gap_s=2.0)
         at = np.rint((moments - start) * self.shape.rate_hz).astype(int).tolist()  # steps within a gap of the clock stay padding
-        return Medium(chosen_sensors(path, log.variables, values, self.nominal), ((moments - start) / self.shape.clock_s).clip(0, 1), at)
+        if self.relative:
+            from stages.encoders.media.sensor_steps import own_level
+
+            values = values - own_level(log, CURRENT, ARC_ABOVE) + [self.nominal.get(name, (0.0, 1.0))[0] for name in log.variables]
+        scaled = chosen_sensors(path, log.variables, values, self.nominal).clip(-self.limit, self.limit)
+        return Medium(scaled, ((moments - start) / self.shape.clock_s).clip(0, 1), at)
 
 
 def log_mel(samples: NDArray[np.float32], rate: int, bands: int) -> NDArray[np.float32]:

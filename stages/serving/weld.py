@@ -209,6 +209,64 @@ def threshold(
 
 
 @app.command()
+def finetune(
+    dataset: Dataset = "weld",
+    adapt: Annotated[str, typer.Option(help="Of frozen, lora and last (layers), with commas between: what learns of the encoders.")] = "frozen,lora,last",
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapters of lora.")] = 8,
+    last: Annotated[int, typer.Option(min=1, max=3, help="Layers of each encoder that learn under `last`.")] = 1,
+    video: Annotated[str, typer.Option(help="A folder in backbones/, or twin.")] = "twin",
+    image: Annotated[str, typer.Option(help="Likewise.")] = "twin",
+    audio: Annotated[str, typer.Option(help="Likewise.")] = "twin",
+    model: Annotated[str, typer.Option(help="A row of params.yaml, deep.cross_attention, whose sizes and learning are taken.")] = "cross-attention",
+    film_size: Annotated[int | None, typer.Option(min=16, help="Pixels a side; 64 for the twin, else 256.")] = None,
+    photo_size: Annotated[int | None, typer.Option(min=16, help="Pixels a side; 96 for the twin, else 224.")] = None,
+    num_epochs: Annotated[int | None, typer.Option(min=1, help="At most so many passes.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Welds in a step.")] = None,
+    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 on CUDA; elsewhere it is said and ignored.")] = False,
+    quick_test: Annotated[bool, typer.Option("--quick-test", help="Two welds a class, a few steps: does it run at all?")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder; outputs/finetune/DATASET by default.")] = None,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Train the weld model from raw media, once for each way to adapt its encoders, and compare. Killed at any time, the same command goes on."""
+    from stages.serving import weld_finetune
+
+    sizes = weld_finetune.Sizes(film_size, photo_size, rank, last)
+    backbones = {"video": video, "image": image, "audio": audio}
+    asked = weld_finetune.Asked(dataset, model, parted(adapt), backbones, sizes, num_epochs, batch_size, mixed_precision, seed, quick_test, out)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        found = weld_finetune.finetune(params.load(), asked)
+    typer.echo(as_text(found) if as_json else weld_finetune.render(found))
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Argument(help="The folder of one variant that `assay weld finetune` wrote.")],
+    directory: Annotated[Path | None, typer.Argument(help="Welds in the layout of the release: manifest.csv and its sessions.")] = None,
+    split: Annotated[str | None, typer.Option(help="Instead of a folder train, val or test of the data set that was learnt from.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="CSV, or JSON where the name ends so; outputs/score/MODEL.csv by default.")] = None,
+    grad_cam: Annotated[Path | None, typer.Option("--grad-cam", help="A folder for pictures of where it looked in the worst.")] = None,
+    worst: Annotated[int, typer.Option(min=1, help="How many of the highest scores are drawn.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Score welds from their raw media by a fine-tuned model, with a verdict by its threshold."""
+    from stages.serving import weld_looked_at, weld_score
+
+    settings = params.load() if params.PATH.is_file() else None
+    backbones, device = (settings.backbones_folder, settings.compute.device) if settings else (Path("backbones"), "auto")
+    found = weld_score.score(model, directory, split, backbones, device)
+    path = out or Path("outputs/score", f"{model.name}.csv")
+    weld_score.write(found, path)
+    pictures = weld_looked_at.draw(found, grad_cam, worst) if grad_cam else []
+    if as_json:
+        typer.echo(as_text({"file": path, "pictures": pictures, "welds": found.rows}))
+        return
+    typer.echo(weld_score.render(found, path))
+    if grad_cam:
+        typer.echo(f"{len(pictures)} pictures of where it looked: {grad_cam.as_posix()}")
+
+
+@app.command()
 def check(
     directory: Annotated[Path, typer.Argument(help="A folder in the layout of the welding release: manifest.csv and its sessions.")],
     as_json: Json = False,
