@@ -198,13 +198,13 @@ def _start(task: Task, folder: Path) -> tuple[Records, Records, Records]:
     about = [task.config.fingerprints, task.config.shape, task.config.reading.model_dump(mode="json"), task.config.data]
     for name in SPLITS:
         source = task.sources[name]
-        path = folder / ".resume" / f"tokens-{name}-{io.content_hash([about, source.record_id])[:16]}.pt"
+        path = folder / ".resume" / f"tokens-{name}-{io.content_hash([about, source.record_id])[:16]}.safetensors"
         found.append(_stored(path, source, model) if path.is_file() else _kept(path, extracted(model, source, task.run.device)))
     return found[0], found[1], found[2]
 
 
 def _kept(path: Path, records: Records) -> Records:
-    io.write_tensors(path, {f"{name}.{part}": one for name, tokens in records.tokens.items() for part, one in tokens._asdict().items()})
+    io.write_model(path, {f"{name}.{part}": one for name, tokens in records.tokens.items() for part, one in tokens._asdict().items()}, {})
     return records
 
 
@@ -213,7 +213,7 @@ def _stored(path: Path, source: MediaSource, model: QuadModalSOTAModel) -> Recor
 
     from stages.datasets.records import Ragged
 
-    state = io.open_tensors(path)
+    state = io.read_model(path)
     tokens = {name: Ragged(*(state[f"{name}.{part}"] for part in Ragged._fields)) for name in model.network.encoder.names}
     return Records(source.record_id, source.labels.to(torch.int8), tokens, source.faults)
 

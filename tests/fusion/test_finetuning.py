@@ -82,6 +82,23 @@ def test_the_last_layers_have_a_rate_of_their_own_and_adapters_that_of_the_head(
         assert all((group["weight_decay"] > 0) == all(one.ndim > 1 for one in group["params"]) for group in groups)
 
 
+def test_a_frozen_backbone_stays_in_evaluation_while_its_last_layer_trains():
+    model = build(config("last"), None)
+    trainee = finetuning.FineTuner(model, LEARNING, 10)
+    for mode in (True, False):
+        trainee.train(mode)
+        for encoder in model.encoders.values():
+            assert [block.training for block in encoder.network.blocks] == [False] * (len(encoder.network.blocks) - 1) + [mode]
+
+
+def test_tokens_are_in_the_units_and_classes_at_the_shares_of_the_training_welds():
+    model, _ = fitted("lora")
+    tokens = extracted(build(config("lora"), None), welds()).tokens
+    for name, part in tokens.items():
+        torch.testing.assert_close(model.network.encoder.adapters[f"of_{name}"].standard.centre, part.values.mean(0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.network.heads.shift, torch.zeros(3), atol=1e-6, rtol=0)  # each class is a third of them
+
+
 def test_tokens_are_packed_as_stored_ones_are():
     """Without the missing view, the missing film and the gap of the clock."""
     tokens = encoded(build(config(), None), welds().take([0, 1, 2]).features)

@@ -11,9 +11,12 @@ from PIL import Image
 
 from stages import io, params, prepare_records
 from stages.datasets.intel_welding import PHOTOS
-from stages.fusion import finetuned
+from stages.fusion import finetuned, finetuning
 from stages.fusion.finetuned import ADAPTS, read_config
-from stages.metrics.ranking import auroc
+from stages.fusion.raw_media import extracted
+from stages.metrics.bootstrap import bootstrap_interval
+from stages.metrics.ranking import IMAGE_METRICS, auroc
+from stages.metrics.thresholds import conformal
 from stages.serving import weld_finetune, weld_looked_at
 from tests.datasets.weld_trees import write_tree
 from tests.fusion.raw_welds import config, welds
@@ -155,10 +158,13 @@ def test_the_table_says_what_the_files_hold(assay, here):
     assert found == io.read_json(here / "outputs/finetune/weld/finetune.json") and [row["adapt"] for row in found["variants"]] == list(ADAPTS)
     frozen, lora, last = found["variants"]
     label = of("frozen", "label")
+    session = {row["record_id"]: row["group"] for row in io.read_json(here / "data/weld/manifest.json")["samples"]}
     for row in (frozen, lora, last):
         own = of(row["adapt"])
         area = auroc(list(own.values()), [label[one] for one in own])
         assert row["auroc"]["value"] == pytest.approx(area) and row["auroc"]["low"] <= area <= row["auroc"]["high"] and 0 <= row["macro_f1"] <= 1
+        interval = bootstrap_interval(list(own.values()), [label[one] for one in own], [session[one] for one in own], IMAGE_METRICS["image_auroc"], 100)
+        assert row["auroc"] == interval._asdict(), "over sessions, not over welds"
         assert row["share"] == pytest.approx(row["trainable"] / row["parameters"])
         assert row["file_bytes"] == (here / "outputs/finetune/weld" / row["adapt"] / "model.safetensors").stat().st_size
         assert row["encoder_bytes"] == 4 * row["trainable_of_encoders"] and row["trainable"] - row["trainable_of_encoders"] == frozen["trainable"]
@@ -168,6 +174,34 @@ def test_the_table_says_what_the_files_hold(assay, here):
     assert last["trainable_of_encoders"] > lora["trainable_of_encoders"] and not (here / "outputs/finetune/weld/.resume").exists()
     text = weld_finetune.render(found)
     assert "twins are random networks that have learnt nothing" in text and "the twin of sound is convolutions alone" in err
+
+
+def test_the_threshold_is_of_good_validation_welds(assay, here, tmp_path):
+    code, out, _ = assay("weld", "score", "outputs/finetune/weld/lora", "--split", "val", "--json", "-o", str(tmp_path / "val.csv"))
+    good = [row["score"] for row in json.loads(out)["welds"] if row["class"] == "normal"]
+    assert code == 0 and len(good) == 2 and read_config(here / "outputs/finetune/weld/lora").threshold == pytest.approx(conformal(good, 0.1).value, abs=1e-5)
+
+
+def test_killed_between_two_variants_only_the_second_is_trained_again(here, tmp_path, monkeypatch):
+    fit, trained = finetuning.fit, []
+
+    def killed(model, *rest):
+        trained.append(finetuning.learns(model))
+        if trained == [False, True]:
+            raise KeyboardInterrupt
+        return fit(model, *rest)
+
+    monkeypatch.setattr(finetuning, "fit", killed)
+    wanted = asked(adapt=("lora", "frozen"), out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        weld_finetune.finetune(params.load(), wanted)
+    assert (tmp_path / "frozen/result.json").is_file() and not (tmp_path / "lora/result.json").exists()
+    monkeypatch.setattr(weld_finetune, "extracted", lambda model, *rest: extracted(model, *rest) if finetuning.learns(model) else pytest.fail("read again"))
+    weld_finetune.finetune(params.load(), wanted)
+    assert trained == [False, True, True]
+    for name in ("frozen", "lora"):
+        for file in ("model.safetensors", "config.json", "history.json", "test.parquet"):
+            assert (tmp_path / name / file).read_bytes() == (here / "outputs/finetune/weld" / name / file).read_bytes(), "the same again, to the byte"
 
 
 def test_media_are_read_as_the_encoder_entries_of_the_data_set_say(here):
