@@ -19,6 +19,7 @@ from stages.metrics.ranking import IMAGE_METRICS, auroc
 from stages.metrics.thresholds import conformal
 from stages.serving import weld_finetune, weld_looked_at
 from tests.datasets.weld_trees import write_tree
+from tests.encoders.media import networks
 from tests.fusion.raw_welds import config, welds
 from tests.record_results import settings
 
@@ -298,3 +299,28 @@ def test_a_quick_test_and_precision_that_is_not_to_be_had_say_so(assay, here, tm
     found = io.read_json(tmp_path / "quick/finetune.json")
     assert found["quick_test"] and found["seed"] == 3 and found["epochs"] == 1 and found["welds"] == {"train": 4, "val": 4, "test": 4}
     assert found["variants"][0]["difference"] is None, "there is no frozen one to compare it with"
+
+
+def test_folders_of_published_architectures_are_adapted_scored_and_told_from_others(assay, here, tmp_path):
+    """V-JEPA 2, DINOv2 and AST at small size with random weights, sound as samples."""
+    pytest.importorskip("transformers")
+    made = {"video": networks.vjepa2, "image": networks.dinov2, "audio": networks.ast}
+    for name, make in made.items():
+        if not (here / "backbones" / name).exists():
+            make(here / "backbones" / name)
+    flags = [part for name in made for part in (f"--{name}", name)] + ["--film-size", "32", "--photo-size", "56", "--rank", "2", "--num-epochs", "1"]
+    code, out, err = assay("weld", "finetune", *flags, "-o", str(tmp_path), "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    frozen, lora, last = found["variants"]
+    assert lora["trainable_of_encoders"] == 2 * 2 * 2 * 2 * (48 + 32 + 32) and last["trainable_of_encoders"] > 0 == frozen["trainable_of_encoders"]
+    assert not any("twins" in note for note in found["notes"]) and "twins" not in weld_finetune.render(found)
+    for adapt in ADAPTS:
+        code, out, err = assay("weld", "score", str(tmp_path / adapt), "--split", "test", "--json", "--grad-cam", str(tmp_path / "cam"), "--worst", "1")
+        rows = {row["record_id"]: row["score"] for row in json.loads(out)["welds"]}
+        expected = {row["record_id"]: row["score"] for row in io.read_table(tmp_path / adapt / "test.parquet")}
+        assert code == 0 and rows == pytest.approx(expected, abs=1e-5) and len(json.loads(out)["pictures"]) == 2, err
+    config = here / "backbones/audio/config.json"
+    config.write_text(config.read_text() + " ")
+    code, _, err = assay("weld", "score", str(tmp_path / "lora"), "--split", "test")
+    assert code == 1 and "the folder audio in backbones is not the audio backbone that the model was learnt with" in err
