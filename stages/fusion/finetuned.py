@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -109,6 +109,11 @@ def fingerprint(name: str, weights: str, backbones: Path, seed: int) -> str:
     return digest.hexdigest()
 
 
+def detector_of(options: dict[str, Any], row: str) -> CrossAttention:
+    """The detector whose network, sizes and learning are taken. Raises ParamsError."""
+    return cast(CrossAttention, fusion.build(DETECTOR, options, at=("records", "models", row)))
+
+
 def build(config: Config, backbones: Path) -> QuadModalSOTAModel:
     """The model before anything was learnt, the same for every variant of one seed. Raises WrongModel where a backbone is another one."""
     made = {}
@@ -119,8 +124,7 @@ def build(config: Config, backbones: Path) -> QuadModalSOTAModel:
         rank = config.rank if config.adapt == "lora" and (name, weights) not in ALL_CONVOLUTIONS else 0
         last = config.last if config.adapt == "last" else 0
         made[name] = KINDS[name][0](weights, backbones=backbones, unfreeze_last=last, lora_rank=rank, seed=config.seed)
-    detector = fusion.build(DETECTOR, config.options, at=("records", "models", DETECTOR))
-    assert isinstance(detector, CrossAttention)
+    detector = detector_of(config.options, DETECTOR)
     widths = {name: encoder.width for name, encoder in made.items()} | {"series": config.shape.sensors}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "network"))

@@ -20,7 +20,6 @@ from stages import fusion, io
 from stages.datasets.records import NORMAL, Records
 from stages.errors import UserError
 from stages.fusion import finetuned, finetuning
-from stages.fusion.deep.cross_attention import CrossAttention
 from stages.fusion.deep.maths.backbones import TWIN, parameters
 from stages.fusion.finetuned import ADAPTS, DETECTOR, Config
 from stages.fusion.one_off import PER_CLASS, OneOff
@@ -36,6 +35,7 @@ from stages.serving.weld_raw import Split, entries, fingerprint, reading_of, sha
 from stages.training import Run
 
 if TYPE_CHECKING:
+    from stages.fusion.deep.cross_attention import CrossAttention
     from stages.fusion.deep.maths.learning import Learning
     from stages.fusion.deep.maths.sota_model import QuadModalSOTAModel
     from stages.fusion.raw_media import MediaSource
@@ -81,7 +81,7 @@ class Asked:
 class Task(NamedTuple):
     """What all variants share."""
 
-    config: Config  # of the first of them
+    config: Config  # but for what of the encoders learns
     learning: Learning
     sources: dict[str, MediaSource]
     groups: list[str]  # of test, what is drawn as a whole
@@ -102,8 +102,9 @@ def finetune(params: Params, asked: Asked) -> dict[str, Any]:
     start = None
     rows = []
     for adapt in [one for one in ADAPTS if one in asked.adapt]:
-        config = task.config.model_copy(update={"adapt": adapt})
-        key = io.content_hash([config.as_json, task.learning.model_dump(mode="json"), [source.record_id for source in task.sources.values()]])
+        sizes = {"rank": asked.sizes.rank if adapt == "lora" else 0, "last": asked.sizes.last if adapt == "last" else 0}
+        config = task.config.model_copy(update={"adapt": adapt, **sizes})
+        key = _key(task, config)
         place = asked.folder / adapt
         if not _done(place, key):
             start = start or _start(task, asked.folder)
@@ -156,8 +157,7 @@ def _row(params: Params, asked: Asked) -> tuple[CrossAttention, dict[str, Any], 
         raise ParamsError(f"--model {asked.model} is {entry.detector}; raw media are learnt from by the network of {DETECTOR}. Name a row that is one")
     flags = OneOff(asked.model, asked.quick_test, False, asked.batch_size, asked.num_epochs, asked.mixed_precision)
     options = flags.options(entry.detector, entry.options)
-    detector = fusion.build(DETECTOR, options, at=("records", "models", asked.model))
-    assert isinstance(detector, CrossAttention)
+    detector = finetuned.detector_of(options, asked.model)
     return detector, options, task.seeds(run)[0] if asked.seed is None else asked.seed
 
 
@@ -216,6 +216,12 @@ def _stored(path: Path, source: MediaSource, model: QuadModalSOTAModel) -> Recor
     state = io.read_model(path)
     tokens = {name: Ragged(*(state[f"{name}.{part}"] for part in Ragged._fields)) for name in model.network.encoder.names}
     return Records(source.record_id, source.labels.to(torch.int8), tokens, source.faults)
+
+
+def _key(task: Task, config: Config) -> str:
+    """Of all that a variant depends on: settings, lists, data and code."""
+    code = [io.file_hash(path) for path in sorted(Path(fusion.__file__).parent.rglob("*.py"))]
+    return io.content_hash([config.as_json, task.learning.model_dump(mode="json"), [source.record_id for source in task.sources.values()], code])
 
 
 def _done(place: Path, key: str) -> bool:

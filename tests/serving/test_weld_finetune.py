@@ -205,6 +205,14 @@ def test_killed_between_two_variants_only_the_second_is_trained_again(here, tmp_
             assert (tmp_path / name / file).read_bytes() == (here / "outputs/finetune/weld" / name / file).read_bytes(), "the same again, to the byte"
 
 
+def test_another_rank_trains_adapters_again_and_nothing_else(here, tmp_path, monkeypatch):
+    shutil.copytree(here / "outputs/finetune/weld", tmp_path / "all")
+    trained = []
+    monkeypatch.setattr(weld_finetune, "_variant", lambda task, config, *_: trained.append((config.adapt, config.rank, config.last)))
+    weld_finetune.finetune(params.load(), asked(sizes=SIZES._replace(rank=2), out=tmp_path / "all"))
+    assert trained == [("lora", 2, 0)]
+
+
 def test_media_are_read_as_the_encoder_entries_of_the_data_set_say(here):
     said = read_config(here / "outputs/finetune/weld/lora")
     assert said.reading.crop == (0, 0.2, 0, 0) and said.reading.relative and said.reading.limit == 8 and said.classes == ["normal", "undercut"]
