@@ -65,6 +65,7 @@ def export(
     formats: of FILES. allow_flips: keep a file whose verdicts differ; the report says so. exporter: "tracing", or "dynamo", which needs onnxscript.
     Raises ParityFailed after all that passed has been written, UserError for a model that has no form as a graph.
     """
+    from stages.fusion import forms
     from stages.fusion.deep.maths import graph
 
     if unknown := [name for name in formats if name not in FILES]:
@@ -76,12 +77,16 @@ def export(
     folder = model.project / FOLDER / model.dataset / model.name if out is None else out
     with engine.thread_limit(params.compute.threads):
         detector = model.detector()
-        graph.check(detector)
+        forms.check(detector)
         shown, made = _compared_on(model, detector)
         about = described(model, detector, made) | {"exporter": exporter}
         found = {"about": about, "compared_on": shown.split, "files": {}}
-        exact = _figures(shown, shown.score, shown.kind, threshold_of(model).value) | {"latency_ms": _latency(params, shown, lambda one: detector.score(one))}
-        found["model"] = {name: exact[name] for name in ("auroc", "latency_ms")} | {"bytes": (model.place / "model.safetensors").stat().st_size}
+        exact = _figures(shown, shown.score, shown.kind, threshold_of(model).value) | {
+            "latency_ms": _latency(params, shown, lambda one: detector.score(one))
+        }
+        found["model"] = {name: exact[name] for name in ("auroc", "latency_ms")} | {
+            "bytes": (model.place / "model.safetensors").stat().st_size
+        }
         content = None
         for name in [one for one in FILES if one in formats]:
             if name == "int8":
@@ -92,7 +97,9 @@ def export(
                 score = session(content, params.compute.threads)
             else:
                 content, score = _program(made, about)
-            found["files"][name] = _proven(params, folder, name, content, score, made, shown, exact["auroc"], threshold_of(model).value, allow_flips)
+            found["files"][name] = _proven(
+                params, folder, name, content, score, made, shown, exact["auroc"], threshold_of(model).value, allow_flips
+            )
     io.write_json(folder / "export.json", found)
     if failed := [name for name, one in found["files"].items() if one["refused"]]:
         raise ParityFailed(_told(failed, found, folder), found)
@@ -115,7 +122,9 @@ def described(model: RecordModel, detector: RecordDetector, made: Scorer) -> dic
         "temperature": model.temperature(),
         "rule": "a score above the threshold is anomalous; with a temperature T the probability is 1 / (1 + exp(-score / T))",
         "input": SHOWN,
-        "modalities": {name: {"width": width, "length": made.lengths[name], **_encoder(model, name)} for name, width in made.widths.items()},
+        "modalities": {
+            name: {"width": width, "length": made.lengths[name], **_encoder(model, name)} for name, width in made.widths.items()
+        },
         "libraries": {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime")},
     }
 
@@ -136,7 +145,9 @@ def session(content: bytes, threads: int) -> Score:
 def render(found: dict[str, Any]) -> str:
     """A few lines for a terminal."""
     model, about = found["model"], found["about"]
-    lines = [f"{about['model']} on {about['dataset']}: AUROC {_number(model['auroc'])}, {model['bytes']:,} bytes, {_laps(model['latency_ms'])}"]
+    lines = [
+        f"{about['model']} on {about['dataset']}: AUROC {_number(model['auroc'])}, {model['bytes']:,} bytes, {_laps(model['latency_ms'])}"
+    ]
     lines += ["  there is no validation record: compared on training records"] if found["compared_on"] == "train" else []
     for name, one in found["files"].items():
         kept = f"removed: {one['refused']}" if one["refused"] else f"kept as {one['file']}"
@@ -150,7 +161,7 @@ def render(found: dict[str, Any]) -> str:
 def _compared_on(model: RecordModel, detector: RecordDetector) -> tuple[Shown, Scorer]:
     """The validation records that show the model something, and each again without each modality that it has beside others."""
     from stages.datasets.record_sets import open_split
-    from stages.fusion.deep.maths import graph
+    from stages.fusion import forms
 
     shown = io.read_json(model.place / "config.json").get("shown")
     train, val = (open_split(model.dataset, split, model.project, shown) for split in ("train", "val"))
@@ -158,7 +169,7 @@ def _compared_on(model: RecordModel, detector: RecordDetector) -> tuple[Shown, S
     given = given.take(given.present.any(1).nonzero()[:, 0].tolist())
     if not given.samples:
         raise errors.Missing(f"no record of {model.dataset} to compare an export on. Look at the splits in its manifest.json")
-    made = graph.scorer(detector, graph.lengths(detector, train, val))
+    made = forms.scorer(detector, forms.lengths(detector, train, val))
     whole = detector.fitting(given)
     parts = [whole]
     for name in whole.tokens if len(whole.tokens) > 1 else ():

@@ -157,7 +157,7 @@ def test_a_model_that_is_no_network_is_refused_before_anything_is_compared(here,
     from stages.types import Refusal
 
     monkeypatch.setattr(RecordModel, "detector", lambda self: fusion.build("classical.forest", {}, at=()))
-    with pytest.raises(Refusal, match="Forest is not one network over padded tokens"):
+    with pytest.raises(Refusal, match="Forest has no form as a graph"):
         export(here, choose(here, model="cross"), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -12,7 +12,7 @@ B records, N records learnt from, M modalities, C classes, F features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,20 +52,28 @@ class LateFusion(DeepDetector):
             self._combine(val.kept((val.label >= 0).nonzero()[:, 0].tolist()), run)
 
     def rate(self, records: Records) -> Tensor:
-        scores = torch.stack([self._score(name, self._reading(name, records)) for name in self.widths], 1)
-        return weighted(scores, records.present.to(scores.device), self.weight).to(records.label.device)
+        return self.rated(self._readings(records), records.present.to(self.weight.device)).to(records.label.device)
 
     def tell(self, records: Records) -> Classified:
+        told = self.told(self._readings(records), records.present.to(self.weight.device))
+        return Classified(*(one.to(records.label.device) for one in told))
+
+    def rated(self, readings: Mapping[str, Reading], present: Tensor) -> Tensor:
+        """(B,) of what each network read, in the order of `widths`. present: (B, M) bool."""
+        return weighted(torch.stack([self._score(name, one) for name, one in readings.items()], 1), present, self.weight)
+
+    def told(self, readings: Mapping[str, Reading], present: Tensor) -> Classified:
         """The features are those of all modalities side by side, (B, M * F), each by the root of its weight."""
-        readings = {name: self._reading(name, records) for name in self.widths}
-        share = shares(records.present.to(self.weight.device), self.weight).float().T[:, :, None]  # (M, B, 1)
+        share = shares(present, self.weight).float().T[:, :, None]  # (M, B, 1)
         logits = torch.stack([(one.logits / self.members[key(name)].scale).log_softmax(1) for name, one in readings.items()])
         features = torch.cat([part.sqrt() * one.unit for part, one in zip(share, readings.values(), strict=True)], 1)
-        given = records.label.device
-        return Classified((share * logits).sum(0).to(given), functional.normalize(features, dim=1).to(given))
+        return Classified((share * logits).sum(0), functional.normalize(features, dim=1))
 
     def read(self, records: Records) -> Reading:
         raise TypeError("late fusion is one network a modality and has no reading of all of them; see `members`")
+
+    def _readings(self, records: Records) -> dict[str, Reading]:
+        return {name: self._reading(name, records) for name in self.widths}
 
     def _reading(self, name: str, records: Records) -> Reading:
         network = self.members[key(name)].network

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from stages import fusion
+from stages.fusion import forms
 from stages.fusion.deep.cross_attention import CrossAttention
 from stages.fusion.deep.gated import GatedFusion
 from stages.fusion.deep.late import LateFusion
 from stages.fusion.deep.maths import graph
 from stages.fusion.deep.maths.encoder import Encoding
 from stages.fusion.deep.maths.learning import Learning
+from stages.fusion.deep.maths.network import Network
 from stages.fusion.deep.mid import MidFusion
+from stages.fusion.deep.unimodal import UnimodalNetwork
 from stages.training import Run
 from stages.types import Refusal
 from tests.fusion.synthetic import records
@@ -28,20 +32,30 @@ KINDS = {
     "asked by sensors": (CrossAttention, {"heads": 2, "ffn": 32, "layers": 1, "query": "series"}),
     "mid": (MidFusion, {}),
     "gated": (GatedFusion, {}),
+    "late": (LateFusion, {}),
+    "alone": (UnimodalNetwork, {"modality": "series"}),
 }
 
 
 def opened(kind: str = "cross"):
     made, options = KINDS[kind]
     detector = made(**SIZES, **options).open(WIDTHS, classes=["normal", *WIDTHS])
-    detector.network.encoder.standardise([records(0, 40, widths=WIDTHS, tokens=20)])
+    for network in detector.modules():
+        if isinstance(network, Network):
+            network.encoder.standardise([records(0, 40, widths=WIDTHS, tokens=20)])
+    if kind == "late":  # as if it had learnt on validation what each modality is worth, and how sure
+        detector.weight.copy_(torch.tensor([0.6, 0.4, 0.0]))
+        for scale, member in zip((0.5, 2.0, 3.0), detector.members.values(), strict=True):
+            member.scale.fill_(scale)
+    if kind == "alone":
+        detector.prior = torch.tensor([0.0, -1.0, -2.0, -0.5])
     return detector
 
 
 @cache
 def exported(kind: str = "cross"):
     """A detector, its graph and its file; what is shared is not changed."""
-    made = graph.scorer(detector := opened(kind), graph.lengths(detector, GIVEN))
+    made = forms.scorer(detector := opened(kind), forms.lengths(detector, GIVEN))
     return detector, made, graph.onnx_bytes(made, {"classes": detector.classes}, "tracing")
 
 
@@ -56,24 +70,31 @@ def fed(made: graph.Scorer, given=GIVEN) -> list[torch.Tensor]:
     return [torch.from_numpy(feed[name]) for name in made.inputs]
 
 
+def test_a_graph_takes_records_in_the_order_of_its_inputs():
+    _, made, _ = exported("mid")
+    assert all(torch.equal(one, other) for one, other in zip(made.fed(GIVEN), fed(made), strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_written_out_network_is_the_network(kind):
     detector = opened(kind)
-    made = graph.scorer(detector, graph.lengths(detector, GIVEN))
+    made = forms.scorer(detector, forms.lengths(detector, GIVEN))
     score, logits, features = made(*fed(made))
     told = detector.classify(GIVEN)
     for one, other in ((score, detector.score(GIVEN)), (logits, told.logits), (features, told.features)):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [kind if kind in ("cross", "mid") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("cross", "mid", "late", "alone") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_an_onnx_file_gives_the_scores_of_the_detector_for_any_number_of_records(kind):
     detector, made, content = exported(kind)
     for count in (1, 2, 40):
         given = GIVEN.take(range(count))
         score, logits, features = run(content, graph.feed(given, made.widths, made.lengths))
         assert np.abs(score - detector.score(given).numpy()).max() < 1e-4
-        assert logits.shape == (count, 4) and features.shape == (count, 24)
+        assert logits.shape == (count, 4) and features.shape == (count, 72 if kind == "late" else 24)
         assert np.abs(logits - detector.classify(given).logits.numpy()).max() < 1e-4
 
 
@@ -82,8 +103,10 @@ def test_the_same_detector_gives_the_same_bytes():
     assert content == graph.onnx_bytes(made, {"classes": detector.classes}, "tracing")
 
 
-def test_every_subset_of_modalities_goes_through_the_file_as_through_the_detector():
-    detector, made, content = exported()
+@pytest.mark.parametrize("kind", ["cross", "late", "alone"])
+def test_every_subset_of_modalities_goes_through_the_file_as_through_the_detector(kind):
+    """Also those of weight 0 in late fusion, which then count alike, and records without the one modality that a network alone reads."""
+    detector, made, content = exported(kind)
     for names in (["image"], ["series"], ["audio", "series"]):
         left = GIVEN.only(names)
         left = left.take(left.present.any(1).nonzero()[:, 0].tolist())
@@ -95,13 +118,15 @@ def test_every_subset_of_modalities_goes_through_the_file_as_through_the_detecto
 
 def test_more_padding_changes_nothing_and_of_too_many_tokens_evenly_spaced_ones_are_read():
     detector = opened()
-    longest = graph.lengths(detector, GIVEN)
+    longest = forms.lengths(detector, GIVEN)
     assert longest == {name: max(1, int(one.lengths.max())) for name, one in GIVEN.tokens.items()}
-    wide = graph.scorer(detector, {name: length + 9 for name, length in longest.items()})
+    wide = forms.scorer(detector, {name: length + 9 for name, length in longest.items()})
     torch.testing.assert_close(wide(*fed(wide))[0], detector.score(GIVEN), rtol=1e-5, atol=1e-5)
-    few = CrossAttention(**SIZES | {"encoding": SIZES["encoding"].model_copy(update={"max_tokens": 5})}, heads=2, ffn=32).open(WIDTHS, classes=["normal", "b"])
-    assert set(graph.lengths(few, GIVEN).values()) == {5}
-    short = graph.scorer(few, graph.lengths(few, GIVEN))
+    few = CrossAttention(**SIZES | {"encoding": SIZES["encoding"].model_copy(update={"max_tokens": 5})}, heads=2, ffn=32).open(
+        WIDTHS, classes=["normal", "b"]
+    )
+    assert set(forms.lengths(few, GIVEN).values()) == {5}
+    short = forms.scorer(few, forms.lengths(few, GIVEN))
     torch.testing.assert_close(short(*fed(short))[0], few.score(GIVEN), rtol=1e-5, atol=1e-5)
 
 
@@ -129,7 +154,7 @@ def test_the_file_says_what_it_is_and_8_bit_weights_too():
 def test_8_bit_weights_are_smaller_and_close():
     detector = CrossAttention(encoding=Encoding(width=96, heads=4, sensor_layers=1, sensor_ffn=192), features=128, heads=4, ffn=256)
     detector.open(WIDTHS, classes=["normal", "b"])
-    made = graph.scorer(detector, graph.lengths(detector, GIVEN))
+    made = forms.scorer(detector, forms.lengths(detector, GIVEN))
     exact = graph.onnx_bytes(made, {}, "tracing")
     small = graph.int8_bytes(exact, {})
     expected, found = detector.score(GIVEN).numpy(), run(small, graph.feed(GIVEN, made.widths, made.lengths))[0]
@@ -142,7 +167,7 @@ def test_what_learnt_from_normal_records_scores_by_its_bank():
     learning = Learning(normal_only=True, epochs=1, steps=2)
     detector = CrossAttention(**SIZES, heads=2, ffn=32, layers=1, learning=learning)
     detector.fit(records(0, 40, widths=WIDTHS, tokens=20), GIVEN, Run(seed=0, quiet=True))
-    made = graph.scorer(detector, graph.lengths(detector, GIVEN))
+    made = forms.scorer(detector, forms.lengths(detector, GIVEN))
     content = graph.onnx_bytes(made, {}, "tracing")
     score = run(content, graph.feed(GIVEN, made.widths, made.lengths))[0]
     assert np.abs(score - detector.score(GIVEN).numpy()).max() < 1e-4
@@ -151,28 +176,38 @@ def test_what_learnt_from_normal_records_scores_by_its_bank():
 def test_exporting_leaves_the_detector_as_it_was():
     detector = opened("mid")
     before = {key: value.clone() for key, value in detector.state_dict().items()}
-    graph.onnx_bytes(graph.scorer(detector, graph.lengths(detector, GIVEN)), {}, "tracing")
+    graph.onnx_bytes(forms.scorer(detector, forms.lengths(detector, GIVEN)), {}, "tracing")
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
     assert all(parameter.requires_grad for parameter in detector.network.parameters())
 
 
-def test_a_detector_of_several_networks_is_refused():
-    late = LateFusion(**SIZES).open(WIDTHS, classes=["normal", "b"])
-    with pytest.raises(Refusal, match="LateFusion is not one network"):
-        graph.scorer(late, dict.fromkeys(WIDTHS, 4))
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [LateFusion, UnimodalNetwork])
+def test_networks_that_learnt_from_normal_records_score_by_their_own_distances(made):
+    learning = Learning(normal_only=True, epochs=1, steps=2)
+    detector = made(**SIZES, learning=learning, **({"modality": "series"} if made is UnimodalNetwork else {}))
+    detector.fit(records(0, 40, widths=WIDTHS, tokens=20), GIVEN, Run(seed=0, quiet=True))
+    form = forms.scorer(detector, forms.lengths(detector, GIVEN))
+    score = run(graph.onnx_bytes(form, {}, "tracing"), graph.feed(GIVEN, form.widths, form.lengths))[0]
+    assert np.abs(score - detector.score(GIVEN).numpy()).max() < 1e-4
+
+
+def test_what_is_no_network_is_refused_and_told_what_is_not():
+    with pytest.raises(Refusal, match="Forest has no form as a graph; CrossAttention, GatedFusion, LateFusion, MidFusion, "):
+        forms.scorer(fusion.build("classical.forest", {}, at=()), {})
 
 
 def test_a_detector_that_moves_clocks_before_it_pads_is_refused():
     """The graph's inputs are padded tokens, on clocks that nothing in it could move any more."""
     aligned = MidFusion(**{**SIZES, "encoding": SIZES["encoding"].model_copy(update={"align": True})}).open(WIDTHS, classes=["normal", "b"])
     with pytest.raises(Refusal, match=r"puts all clocks on one before tokens are padded \(encoding\.align\)"):
-        graph.scorer(aligned, dict.fromkeys(WIDTHS, 4))
+        forms.scorer(aligned, dict.fromkeys(WIDTHS, 4))
 
 
 @pytest.mark.slow
 def test_the_program_of_torch_export_takes_any_number_of_records():
     detector = opened()
-    made = graph.scorer(detector, graph.lengths(detector, GIVEN))
+    made = forms.scorer(detector, forms.lengths(detector, GIVEN))
     program = graph.program(made).module()
     for count in (1, 3, 40):
         given = GIVEN.take(range(count))
@@ -184,7 +219,7 @@ def test_the_newer_exporter_gives_the_same_scores():
     if not find_spec("onnxscript"):
         pytest.skip("onnxscript is not installed")
     detector = opened("mid")
-    made = graph.scorer(detector, graph.lengths(detector, GIVEN))
+    made = forms.scorer(detector, forms.lengths(detector, GIVEN))
     score = run(graph.onnx_bytes(made, {}, "dynamo"), graph.feed(GIVEN, made.widths, made.lengths))[0]
     assert np.abs(score - detector.score(GIVEN).numpy()).max() < 1e-4
 

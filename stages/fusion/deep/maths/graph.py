@@ -1,4 +1,6 @@
-"""A fitted deep detector as one graph of tensors: padded tokens in, score, class logits and features out, for runtimes that know nothing of this code.
+"""A fitted detector as one graph of tensors: padded tokens in, score, class logits and features out, for runtimes that know nothing of this code.
+
+What is here is what all such graphs share; which detector has which graph is in stages/fusion/forms.py.
 
 The graph has three inputs for each modality, "<modality>.values" (B, L, D) float32, ".time" (B, L) float32 and ".mask" (B, L) bool; B is free, L is fixed: what
 a record that it was exported with has at most. Fewer tokens are padded and masked; of more, evenly spaced ones are read, as by the detector itself.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib.util import find_spec
 from io import BytesIO
@@ -24,12 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.datasets.records import Ragged, Records, RecordSet, batches
-from stages.fusion.deep.maths.detector import DeepDetector, distance
+from stages.datasets.records import Ragged, Records
 from stages.fusion.deep.maths.encoder import Encoded, Padded, SensorEncoder, TokenEncoder, padded
 from stages.fusion.deep.maths.fusion import Attention, Reader
-from stages.fusion.deep.maths.heads import log_odds
-from stages.types import NotFitted, Refusal
+from stages.fusion.deep.maths.network import Network
 
 OPSET = 18
 INPUTS = ("values", "time", "mask")
@@ -54,36 +55,44 @@ class Transformer(nn.Module):
 class TransformerLayer(nn.Module):
     def __init__(self, written: nn.TransformerEncoderLayer) -> None:
         super().__init__()
-        attention = written.self_attn
-        self.heads, self.written = attention.num_heads, written
-        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
-        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        own = written.self_attn
+        parts = zip(own.in_proj_weight.chunk(3), own.in_proj_bias.chunk(3), strict=True)
+        self.attention = Attending(
+            own.num_heads, *(_linear(weight, bias) for weight, bias in parts), _linear(own.out_proj.weight, own.out_proj.bias)
+        )
+        self.norms = nn.ModuleList([written.norm1, written.norm2])
+        self.feed = nn.Sequential(written.linear1, nn.GELU(), written.linear2)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        normed = self.written.norm1(tokens)
-        read, _ = attended(self.query(normed), self.key(normed), self.value(normed), mask, self.heads)
-        tokens = tokens + self.written.self_attn.out_proj(read)
-        return tokens + self.written.linear2(F.gelu(self.written.linear1(self.written.norm2(tokens))))
+        normed = self.norms[0](tokens)
+        tokens = tokens + self.attention(normed, normed, mask)[0]
+        return tokens + self.feed(self.norms[1](tokens))
 
 
 class Attending(nn.Module):
-    """What an Attention of fusion.py computes, keys and values token by token, so that every weight is a matrix."""
+    """What attention computes, keys and values token by token, so that every weight is a matrix.
 
-    def __init__(self, written: Attention) -> None:
+    gate: (heads,) or (B, heads), what each head's part is multiplied by before `out`; None for 1. It is there to see what a head is worth.
+    """
+
+    def __init__(self, heads: int, query: nn.Linear, key: nn.Linear, value: nn.Linear, out: nn.Linear) -> None:
         super().__init__()
-        self.heads, self.query, self.key, self.value, self.out = written.heads, written.query, written.key, written.value, written.out
+        self.heads, self.query, self.key, self.value, self.out = heads, query, key, value, out
+        self.gate: Tensor | None = None
 
-    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        read, weights = attended(self.query(queries), self.key(tokens), self.value(tokens), mask, self.heads)
-        return self.out(read), weights
-
-
-def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """query: (B, Q, W); key, value: (B, L, W); mask: (B, L) True = a token. Returns (B, Q, W) and the weights (B, heads, Q, L); no shape holds B."""
-    each, keys, values = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    scores = (each @ keys.transpose(2, 3)) * each.shape[3] ** -0.5
-    weights = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min).softmax(3)
-    return (weights @ values).transpose(1, 2).flatten(2), weights
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """queries: (B, Q, W); tokens: (B, L, W); mask: (B, L) True = a token. Returns (B, Q, W) and the mean weights of the heads, (B, 1, Q, L)."""
+        each, keys, values = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query(queries), self.key(tokens), self.value(tokens))
+        )
+        scores = (each @ keys.transpose(2, 3)) * each.shape[3] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min)
+        weights = scores.softmax(3)
+        read = weights @ values
+        if self.gate is not None:
+            read = read * self.gate[..., None, None]
+        return self.out(read.transpose(1, 2).flatten(2)), weights.mean(1, keepdim=True)
 
 
 class Asking(nn.Module):
@@ -115,74 +124,49 @@ class Placed(nn.Module):
         return Encoded(torch.cat(values, 1), torch.cat(masks, 1), torch.stack(present, 1), self.spans)
 
 
-class Scorer(nn.Module):
-    """The tensors of INPUTS for each modality, in the model's order, to those of OUTPUTS. The logits of a detector that tells no classes mean nothing."""
+class Scorer(nn.Module, ABC):
+    """The tensors of INPUTS for each modality, in the order of `widths`, to those of OUTPUTS.
 
-    def __init__(self, detector: DeepDetector, lengths: Mapping[str, int]) -> None:
+    widths: the D of each modality. lengths: of each its L. The logits of a detector that tells no classes mean nothing. No weight learns, but a gradient may
+    go through it.
+    """
+
+    def __init__(self, widths: Mapping[str, int], lengths: Mapping[str, int]) -> None:
         super().__init__()
-        if not isinstance(getattr(detector, "network", None), nn.Module):
-            raise NotFitted(f"{type(detector).__name__} has learnt nothing yet: fit or load it before it is exported")
-        if missing := sorted(set(detector.widths) - set(lengths)):
+        if missing := sorted(set(widths) - set(lengths)):
             raise ValueError(f"lengths of {', '.join(missing)} are missing")
-        self.supervised, self.widths = detector.supervised, dict(detector.widths)
-        self.lengths = {name: int(lengths[name]) for name in self.widths}
-        self.network = _written_out(copy.deepcopy(detector.network).cpu()).requires_grad_(False)
-        self.network.encoder = Placed(self.network.encoder, self._by_modality(self.example(1)))
-        self.register_buffer("bank", detector.bank.detach().cpu().clone())
-        self.eval()
+        self.widths, self.lengths = dict(widths), {name: int(lengths[name]) for name in widths}
+
+    @abstractmethod
+    def judge(self, tokens: dict[str, Padded]) -> tuple[Tensor, Tensor, Tensor]:
+        """Score (B,), logits (B, C), features (B, F)."""
 
     @property
     def inputs(self) -> list[str]:
         return [f"{name}.{part}" for name in self.widths for part in INPUTS]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        reading = self.network(self._by_modality(tensors))
-        if self.supervised:
-            return log_odds(reading.logits), reading.logits, reading.unit
-        return distance(reading.unit, self.bank), reading.logits, reading.unit
-
-    def _by_modality(self, tensors: tuple[Tensor, ...]) -> dict[str, Padded]:
-        return {name: Padded(*tensors[3 * place : 3 * place + 3]) for place, name in enumerate(self.widths)}
+        return self.judge({name: Padded(*tensors[3 * place : 3 * place + 3]) for place, name in enumerate(self.widths)})
 
     def example(self, count: int = 2) -> tuple[Tensor, ...]:
         """Records that lack nothing, all zeros."""
-        return tuple(
-            tensor
-            for name, width in self.widths.items()
-            for tensor in (
-                torch.zeros(count, self.lengths[name], width), torch.zeros(count, self.lengths[name]), torch.ones(count, self.lengths[name], dtype=torch.bool)
-            )
-        )  # fmt: skip
+        return tuple(tensor for name in self.widths for tensor in self._blank(name, count))
 
+    def fed(self, records: Records) -> list[Tensor]:
+        """Records as `forward` takes them."""
+        return [torch.from_numpy(one) for one in feed(records, self.widths, self.lengths).values()]
 
-def scorer(detector: nn.Module, lengths: Mapping[str, int]) -> Scorer:
-    """Raises what `check` raises."""
-    check(detector)
-    return Scorer(detector, lengths)
+    def written_out(self, network: Network) -> Network:
+        """A copy of a network of this detector that exporters understand."""
+        made = _written_out(copy.deepcopy(network).cpu()).requires_grad_(False)
+        made.encoder = Placed(made.encoder, {name: self._blank(name, 1) for name in made.encoder.names})
+        return made
 
-
-def check(detector: nn.Module) -> None:
-    """Raises Refusal for a detector that is no single network over padded tokens, or that moves their clocks before it pads them."""
-    own = [name for name, part in detector.named_children() if isinstance(part, nn.Module) and any(True for _ in part.parameters())]
-    if not isinstance(detector, DeepDetector) or own != ["network"] or _reads_otherwise(detector):
-        raise Refusal(
-            f"{type(detector).__name__} is not one network over padded tokens and has no form as a graph; cross-attention, mid-fusion and gated-fusion have"
+    def _blank(self, name: str, count: int) -> Padded:
+        length = self.lengths[name]
+        return Padded(
+            torch.zeros(count, length, self.widths[name]), torch.zeros(count, length), torch.ones(count, length, dtype=torch.bool)
         )
-    if detector.network.encoder.aligner is not None:
-        raise Refusal(
-            f"this {type(detector).__name__} puts all clocks on one before tokens are padded (encoding.align), which has no form as a graph; "
-            "export a row with align: false"
-        )
-
-
-def lengths(detector: DeepDetector, *sets: RecordSet) -> dict[str, int]:
-    """The most tokens that a record of these sets has of each modality, at least 1, and no more than the network reads."""
-    most = dict.fromkeys(detector.widths, 1)
-    for records in sets:
-        for part in batches(records):
-            for name, ragged in detector.fitting(_known(part)).tokens.items() if part.present.any() else ():
-                most[name] = max(most[name], int(ragged.lengths.max()))
-    return {name: min(length, detector.encoding.most(name)) for name, length in most.items()}
 
 
 def feed(records: Records, widths: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -221,7 +205,9 @@ def onnx_bytes(made: Scorer, about: Mapping[str, Any], kind: str | None = None) 
         warnings.simplefilter("ignore")
         if (kind or exporter()) == "dynamo":
             made_of = program(made)
-            done = torch.onnx.export(made_of, dynamo=True, opset_version=OPSET, input_names=made.inputs, output_names=list(OUTPUTS), verbose=False)
+            done = torch.onnx.export(
+                made_of, dynamo=True, opset_version=OPSET, input_names=made.inputs, output_names=list(OUTPUTS), verbose=False
+            )
             model = done.model_proto
         else:
             free = {name: {0: "B"} for name in (*made.inputs, *OUTPUTS)}
@@ -253,7 +239,13 @@ def int8_bytes(exported: bytes, about: Mapping[str, Any]) -> bytes:
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "int8.onnx")
-            quantize_dynamic(onnx.load_from_string(exported), path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
+            quantize_dynamic(
+                onnx.load_from_string(exported),
+                path,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+            )
             return described(onnx.load(path), about)
     finally:
         logging.getLogger().disabled = before
@@ -265,6 +257,10 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return made
 
 
+def _attending(written: Attention) -> Attending:
+    return Attending(written.heads, written.query, written.key, written.value, written.out)
+
+
 def _written_out(network: nn.Module) -> nn.Module:
     """The network with those parts replaced, in place."""
     for module in list(network.modules()):
@@ -272,15 +268,6 @@ def _written_out(network: nn.Module) -> nn.Module:
             module.layers = Transformer(module.layers)
         for name, child in list(module.named_children()):
             if isinstance(child, Reader | Attention):
-                made = Asking(child) if isinstance(child, Reader) else Attending(child)
+                made = Asking(child) if isinstance(child, Reader) else _attending(child)
                 module.register_module(name, made)
     return network
-
-
-def _reads_otherwise(detector: DeepDetector) -> bool:
-    """Whether its score is not that of its one network."""
-    return type(detector).rate is not DeepDetector.rate or type(detector).read is not DeepDetector.read
-
-
-def _known(records: Records) -> Records:
-    return records.take(records.present.any(1).nonzero()[:, 0].tolist())
