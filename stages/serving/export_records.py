@@ -11,31 +11,28 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stages import engine, errors, io
-from stages.metrics.inputs import Undefined
 from stages.params import Params
+from stages.serving import export_pruned
+from stages.serving.export_proof import Score, Shown, compared_on, figures, latency, refused, session
 from stages.serving.record_model import RecordModel, threshold_of
+from stages.types import Refusal
 
 if TYPE_CHECKING:
-    from stages.datasets.records import Records
     from stages.fusion.deep.maths.graph import Scorer
     from stages.fusion.detector import RecordDetector
 
 FOLDER = Path("outputs/export")
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx", "pt2": "model.pt2"}
-ROUNDING = 1e-4  # the greatest difference of a score that float32 may make, or of it where it is above 1
-AUROC_LOSS = 0.005  # the greatest change of the AUROC that 8-bit weights may make
 SHOWN = "padded tokens, float32: <modality>.values (B, L, D), .time (B, L) in 0..1, .mask (B, L) bool, True = a token; a missing modality is all masked"
-
-Score = Callable[[dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 class ParityFailed(errors.UserError, ValueError):
@@ -46,64 +43,55 @@ class ParityFailed(errors.UserError, ValueError):
         self.found = found
 
 
-class Shown(NamedTuple):
-    """Records that model and files are compared on, and what the model says of them."""
-
-    records: Records
-    score: np.ndarray  # (B,)
-    kind: np.ndarray | None  # (B,) the class that is likeliest; None where the model tells none
-    whole: int  # the first so many are as they are, the others lack something that they had
-    split: str  # that they are of: val, or train where that is empty
-
-
 def export(
     params: Params, model: RecordModel, out: Path | None = None, formats: Sequence[str] = ("onnx", "int8"), allow_flips: bool = False,
-    exporter: str = "tracing",
+    exporter: str = "tracing", prune: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write the files of `formats` into `out` (outputs/export/<dataset>/<model> by default), and export.json, whose content is returned.
+    """Write the files of `formats` into `out`, and export.json, whose content is returned.
 
-    formats: of FILES. allow_flips: keep a file whose verdicts differ; the report says so. exporter: "tracing", or "dynamo", which needs onnxscript.
+    out: outputs/export/<dataset>/<model> by default, with "-pruned-<percent>" behind where heads go. formats: of FILES. allow_flips: keep a file whose
+    verdicts differ; the report says so. exporter: "tracing", or "dynamo", which needs onnxscript. prune: the share of the heads of attention that is taken out.
     Raises ParityFailed after all that passed has been written, UserError for a model that has no form as a graph.
     """
-    from stages.fusion import forms
-    from stages.fusion.deep.maths import graph
-
-    if unknown := [name for name in formats if name not in FILES]:
-        raise errors.UserError(f"no format {unknown[0]!r}; known: {', '.join(FILES)}")
-    if not formats:
-        raise errors.UserError(f"--formats names none; known: {', '.join(FILES)}")
-    if exporter == "dynamo" and find_spec("onnxscript") is None:
-        raise errors.UserError("--dynamo needs the package onnxscript, which is not installed. Install it, or leave --dynamo out")
-    folder = model.project / FOLDER / model.dataset / model.name if out is None else out
+    _check(formats, exporter, prune)
+    pruned_name = f"{model.name}-pruned-{round(100 * prune)}" if prune else model.name
+    folder = model.project / FOLDER / model.dataset / pruned_name if out is None else out
     with engine.thread_limit(params.compute.threads):
-        detector = model.detector()
-        forms.check(detector)
-        shown, made = _compared_on(model, detector)
+        detector = loaded(params, model)
+        shown, made = compared_on(model, detector)
         about = described(model, detector, made) | {"exporter": exporter}
-        found = {"about": about, "compared_on": shown.split, "files": {}}
-        exact = _figures(shown, shown.score, shown.kind, threshold_of(model).value) | {
-            "latency_ms": _latency(params, shown, lambda one: detector.score(one))
-        }
-        found["model"] = {name: exact[name] for name in ("auroc", "latency_ms")} | {
-            "bytes": (model.place / "model.safetensors").stat().st_size
-        }
-        content = None
-        for name in [one for one in FILES if one in formats]:
-            if name == "int8":
-                source = content or graph.onnx_bytes(made, about, exporter)
-                content, score = (done := graph.int8_bytes(source, about | {"weights": "int8"})), session(done, params.compute.threads)
-            elif name == "onnx":
-                content = graph.onnx_bytes(made, about, exporter)
-                score = session(content, params.compute.threads)
-            else:
-                content, score = _program(made, about)
+        found = {"about": about, "compared_on": shown.split, "files": {}, "model": _model(params, model, detector, shown)}
+        if prune:
+            found["before"] = {
+                name: _size(params, content, score, made, shown)
+                for name, content, score in _written(formats, made, about, params.compute.threads)
+            }
+            made, about["pruned"] = export_pruned.less(made, export_pruned.worth(model, detector, made), prune)
+            shown = shown._replace(own=export_pruned.scores(made, shown.records))
+        for name, content, score in _written(formats, made, about, params.compute.threads):
             found["files"][name] = _proven(
-                params, folder, name, content, score, made, shown, exact["auroc"], threshold_of(model).value, allow_flips
+                params, folder, name, content, score, made, shown, found["model"]["auroc"], threshold_of(model).value, allow_flips
             )
     io.write_json(folder / "export.json", found)
     if failed := [name for name, one in found["files"].items() if one["refused"]]:
         raise ParityFailed(_told(failed, found, folder), found)
     return found
+
+
+def loaded(params: Params, model: RecordModel) -> RecordDetector:
+    """The fitted detector. Raises Refusal, with the rows of the data set that can be exported, where it has no form as a graph."""
+    from stages import fusion
+    from stages.fusion import forms
+
+    try:
+        forms.check(detector := model.detector())
+    except Refusal as refusal:
+        task = params.record_task
+        rows = {row: entry for run in task.runs.values() if run.dataset == model.dataset for row, entry in task.rows(run.model).items()}
+        able = [row for row, entry in rows.items() if fusion.load(entry.detector) in forms.FORMS and row != model.name]
+        rest = f" Rows of {model.dataset} that have: {', '.join(able)}" if able else ""
+        raise Refusal(f"{model.name} cannot be exported: {refusal}.{rest}") from None
+    return detector
 
 
 def described(model: RecordModel, detector: RecordDetector, made: Scorer) -> dict[str, Any]:
@@ -129,19 +117,6 @@ def described(model: RecordModel, detector: RecordDetector, made: Scorer) -> dic
     }
 
 
-def session(content: bytes, threads: int) -> Score:
-    """An ONNX file as a function from its inputs to score (B,), logits (B, C) and features (B, F)."""
-    import onnxruntime
-
-    from stages.fusion.deep.maths.graph import OUTPUTS
-
-    onnxruntime.disable_telemetry_events()
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads, settings.log_severity_level = threads, 1, 3
-    opened = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-    return lambda feed: tuple(opened.run(list(OUTPUTS), feed))
-
-
 def render(found: dict[str, Any]) -> str:
     """A few lines for a terminal."""
     model, about = found["model"], found["about"]
@@ -149,7 +124,14 @@ def render(found: dict[str, Any]) -> str:
         f"{about['model']} on {about['dataset']}: AUROC {_number(model['auroc'])}, {model['bytes']:,} bytes, {_laps(model['latency_ms'])}"
     ]
     lines += ["  there is no validation record: compared on training records"] if found["compared_on"] == "train" else []
+    if "pruned" in about:
+        lines += [f"  {export_pruned.told(about['pruned'])}"]
     for name, one in found["files"].items():
+        lines += (
+            [f"  {name} before: {before['bytes']:,} bytes, {_laps(before['latency_ms'])}"]
+            if (before := found.get("before", {}).get(name))
+            else []
+        )
         kept = f"removed: {one['refused']}" if one["refused"] else f"kept as {one['file']}"
         lines.append(
             f"  {name}: {one['bytes']:,} bytes, {_laps(one['latency_ms'])}, greatest difference {one['max_difference']:.3g} ({one['worst_record']}), "
@@ -158,42 +140,42 @@ def render(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _compared_on(model: RecordModel, detector: RecordDetector) -> tuple[Shown, Scorer]:
-    """The validation records that show the model something, and each again without each modality that it has beside others."""
-    from stages.datasets.record_sets import open_split
-    from stages.fusion import forms
-
-    shown = io.read_json(model.place / "config.json").get("shown")
-    train, val = (open_split(model.dataset, split, model.project, shown) for split in ("train", "val"))
-    given = val.take(range(val.samples)) if val.samples else train.take(range(train.samples))
-    given = given.take(given.present.any(1).nonzero()[:, 0].tolist())
-    if not given.samples:
-        raise errors.Missing(f"no record of {model.dataset} to compare an export on. Look at the splits in its manifest.json")
-    made = forms.scorer(detector, forms.lengths(detector, train, val))
-    whole = detector.fitting(given)
-    parts = [whole]
-    for name in whole.tokens if len(whole.tokens) > 1 else ():
-        left = whole.only([other for other in whole.tokens if other != name])
-        changed = (left.present.any(1) & (left.present != whole.present).any(1)).nonzero()[:, 0].tolist()
-        parts += [left.take(changed)] if changed else []
-    every = _joined(parts)
-    score = detector.score(every).double().numpy()
-    kind = detector.classify(every).logits.argmax(1).numpy() if detector.telling else None
-    return Shown(every, score, kind, whole.samples, "val" if val.samples else "train"), made
+def _check(formats: Sequence[str], exporter: str, prune: float) -> None:
+    if unknown := [name for name in formats if name not in FILES]:
+        raise errors.UserError(f"no format {unknown[0]!r}; known: {', '.join(FILES)}")
+    if not formats:
+        raise errors.UserError(f"--formats names none; known: {', '.join(FILES)}")
+    if exporter == "dynamo" and find_spec("onnxscript") is None:
+        raise errors.UserError("--dynamo needs the package onnxscript, which is not installed. Install it, or leave --dynamo out")
+    export_pruned.check(prune)
 
 
-def _joined(parts: Sequence[Records]) -> Records:
-    """One behind another; all have the same modalities."""
-    import torch
+def _model(params: Params, model: RecordModel, detector: RecordDetector, shown: Shown) -> dict[str, Any]:
+    """The figures of the model itself."""
+    return {
+        "auroc": figures(shown, shown.score, shown.kind, None)["auroc"],
+        "latency_ms": latency(params, shown, lambda one: detector.score(one)),
+        "bytes": (model.place / "model.safetensors").stat().st_size,
+    }
 
-    from stages.datasets.records import Ragged, Records
 
-    tokens = {}
-    for name in parts[0].tokens:
-        own = [one.tokens[name] for one in parts]
-        lengths = torch.cat([torch.zeros(1, dtype=torch.int64), *(one.lengths for one in own)])
-        tokens[name] = Ragged(torch.cat([one.values for one in own]), torch.cat([one.time for one in own]), lengths.cumsum(0))
-    return Records([name for one in parts for name in one.record_id], torch.cat([one.label for one in parts]), tokens)
+def _written(formats: Sequence[str], made: Scorer, about: dict[str, Any], threads: int) -> Iterator[tuple[str, bytes, Score]]:
+    """Of each format its name, the file and what scores by it."""
+    from stages.fusion.deep.maths import graph
+
+    exact = graph.onnx_bytes(made, about, about["exporter"]) if {"onnx", "int8"} & set(formats) else b""
+    for name in (one for one in FILES if one in formats):
+        if name == "pt2":
+            yield (name, *_program(made, about))
+        else:
+            content = exact if name == "onnx" else graph.int8_bytes(exact, about | {"weights": "int8"})
+            yield name, content, session(content, threads)
+
+
+def _size(params: Params, content: bytes, score: Score, made: Scorer, shown: Shown) -> dict[str, Any]:
+    from stages.fusion.deep.maths import graph
+
+    return {"bytes": len(content), "latency_ms": latency(params, shown, lambda one: score(graph.feed(one, made.widths, made.lengths)))}
 
 
 def _proven(
@@ -205,65 +187,18 @@ def _proven(
 
     values, logits, _ = score(graph.feed(shown.records, made.widths, made.lengths))
     kind = None if shown.kind is None else np.asarray(logits).argmax(1)
-    found = _figures(shown, np.asarray(values, dtype=np.float64), kind, threshold)
+    found = figures(shown, np.asarray(values, dtype=np.float64), kind, threshold)
     found |= {
-        "bytes": len(content),
+        **_size(params, content, score, made, shown),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "latency_ms": _latency(params, shown, lambda one: score(graph.feed(one, made.widths, made.lengths))),
         "auroc_change": None if auroc is None or found["auroc"] is None else found["auroc"] - auroc,
     }
-    found["refused"] = _refused(name, found, allow_flips)
+    found["refused"] = refused(name, found, allow_flips)
     path = folder / FILES[name]
     path.unlink(missing_ok=True)  # of an earlier export
     if not found["refused"]:
         io.write_bytes(path, content)
     return {"file": None if found["refused"] else FILES[name], **found}
-
-
-def _figures(shown: Shown, score: np.ndarray, kind: np.ndarray | None, threshold: float | None) -> dict[str, Any]:
-    """How scores differ from the model's, where they are numbers. `beyond_rounding`: the greatest difference, as a share of the score where that is above 1.
-
-    `flips`: verdicts that differ; `on_threshold`: those of them that rounding alone explains. The threshold is the score of a validation record, to the last
-    digit, so that on that record any rounding turns the verdict around; it counts as no flip.
-    """
-    from stages.metrics.ranking import auroc
-
-    unlike = ~np.isfinite(score)
-    apart = np.where(unlike, 0.0, np.abs(score - shown.score))
-    share = apart / np.maximum(np.abs(shown.score), 1)
-    turned = np.zeros(len(score), bool) if threshold is None else (score > threshold) != (shown.score > threshold)
-    worst, label = int((unlike if unlike.any() else apart).argmax()), shown.records.label.numpy()[: shown.whole]
-    judged = label >= 0
-    try:
-        area = auroc(score[: shown.whole][judged], label[judged]) if not unlike.any() else None
-    except Undefined:
-        area = None
-    return {
-        "records": shown.whole,
-        "compared": len(score),
-        "not_numbers": int(unlike.sum()),
-        "max_difference": float(apart[worst]),
-        "mean_difference": float(apart.mean()),
-        "beyond_rounding": float(share.max()),
-        "worst_record": shown.records.record_id[worst],
-        "auroc": area,
-        "flips": int((turned & (share > ROUNDING)).sum()),
-        "on_threshold": int((turned & (share <= ROUNDING)).sum()),
-        "other_class": 0 if kind is None else int((kind != shown.kind).sum()),
-    }
-
-
-def _refused(name: str, found: dict[str, Any], allow_flips: bool) -> str | None:
-    """Why a file is not kept; None where it is."""
-    if found["not_numbers"]:
-        return f"{found['not_numbers']} scores are not numbers"
-    if name != "int8" and found["beyond_rounding"] > ROUNDING:
-        return f"scores differ by {found['max_difference']:.3g}, more than rounding ({ROUNDING:g}) explains"
-    if found["flips"] and not allow_flips:
-        return f"{found['flips']} verdicts differ"
-    if found["auroc_change"] is not None and abs(found["auroc_change"]) > AUROC_LOSS and not allow_flips:
-        return f"the AUROC differs by {found['auroc_change']:+.4f}, more than {AUROC_LOSS}"
-    return None
 
 
 def _told(failed: Sequence[str], found: dict[str, Any], folder: Path) -> str:
@@ -296,16 +231,6 @@ def _program(made: Scorer, about: dict[str, Any]) -> tuple[bytes, Score]:
             return tuple(one.numpy() for one in module(*(torch.from_numpy(feed[name]) for name in made.inputs)))
 
     return file.getvalue(), score
-
-
-def _latency(params: Params, shown: Shown, call: Callable[[Records], object]) -> dict[str, float]:
-    """Of one record, the first of those with the most modalities."""
-    from stages.metrics.latency import measure
-
-    rule = params.bench
-    one = shown.records.take([int(shown.records.present.sum(1).argmax())])
-    found = measure(lambda: call(one), rule.warmup, rule.repeats, rule.seconds)
-    return {"p50": round(found.p50_ms, 3), "p95": round(found.p95_ms, 3)}
 
 
 def _encoder(model: RecordModel, modality: str) -> dict[str, Any]:

@@ -133,15 +133,21 @@ def export(
     formats: Annotated[str, typer.Option(help="Of onnx, int8 and pt2, with commas between.")] = "onnx,int8",
     allow_flips: Annotated[bool, typer.Option("--allow-flips", help="Keep a file whose verdicts differ from the model's.")] = False,
     dynamo: Annotated[bool, typer.Option("--dynamo", help="The newer exporter of torch, which needs onnxscript.")] = False,
+    prune_heads: Annotated[float, typer.Option(help="Take this share of the heads of attention out, those worth least on training records.")] = 0.0,
+    prune_study: Annotated[bool, typer.Option("--prune-study", help="Only say what shares of 0, .25, .5 and .75 would cost; no file is written.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a fitted model as files that run without torch, each held against it on validation records; exit code 1 where one does not judge as it does."""
-    from stages.serving import export_records
+    from stages.serving import export_pruned, export_records
     from stages.serving.record_model import choose
 
     settings = params.load()
     chosen = choose(settings, dataset=dataset, model=model)
-    found = export_records.export(settings, chosen, out, parted(formats), allow_flips, "dynamo" if dynamo else "tracing")
+    if prune_study:
+        studied = export_pruned.study(settings, chosen, export_records.loaded(settings, chosen))
+        typer.echo(as_text(studied) if as_json else export_pruned.render(studied))
+        return
+    found = export_records.export(settings, chosen, out, parted(formats), allow_flips, "dynamo" if dynamo else "tracing", prune_heads)
     typer.echo(as_text(found) if as_json else export_records.render(found))
 
 

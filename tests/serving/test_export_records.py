@@ -1,14 +1,21 @@
 """An export proves itself: files that judge as the model are kept and described, others are removed and said to be."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 
 from stages import evaluate_records, io, params, train_records
+from stages.datasets import record_sets
 from stages.errors import UserError
-from stages.fusion.deep.maths import graph
-from stages.serving import export_records
+from stages.fusion import forms
+from stages.fusion.deep.maths import graph, pruning
+from stages.fusion.deep.maths.encoder import Encoding
+from stages.fusion.deep.mid import MidFusion
+from stages.fusion.detector import class_of
+from stages.metrics.ranking import auroc
+from stages.serving import export_proof, export_pruned, export_records
 from stages.serving.export_records import ParityFailed, export, session
 from stages.serving.record_model import choose, threshold_of
 from tests.fusion.synthetic import WIDTHS, samples
@@ -128,7 +135,9 @@ def test_a_file_that_turns_a_verdict_around_is_removed_and_named(here, tmp_path,
     model = choose(here, model="cross")
     (tmp_path / "model.int8.onnx").write_bytes(b"of an earlier export")
     spoil(monkeypatch, "int8_bytes", lambda score: -score)
-    with pytest.raises(ParityFailed, match=r"E601 parity failed, not written: model\.int8\.onnx: \d+ verdicts differ.*Kept: model\.onnx") as raised:
+    with pytest.raises(
+        ParityFailed, match=r"E601 parity failed, not written: model\.int8\.onnx: \d+ verdicts differ.*Kept: model\.onnx"
+    ) as raised:
         export(here, model, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export.json", "model.onnx"]
     said = io.read_json(tmp_path / "export.json")
@@ -157,7 +166,7 @@ def test_a_model_that_is_no_network_is_refused_before_anything_is_compared(here,
     from stages.types import Refusal
 
     monkeypatch.setattr(RecordModel, "detector", lambda self: fusion.build("classical.forest", {}, at=()))
-    with pytest.raises(Refusal, match="Forest has no form as a graph"):
+    with pytest.raises(Refusal, match="cross cannot be exported: Forest has no form as a graph. Rows of parts-seen that have: two"):
         export(here, choose(here, model="cross"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -172,10 +181,12 @@ def test_a_format_that_nobody_knows_is_refused(here, tmp_path):
 
 def test_a_record_whose_score_is_the_threshold_is_not_turned_around_by_rounding(here):
     """The conformal threshold is a validation record's score to the last digit."""
-    shown, _ = export_records._compared_on(model := choose(here, model="cross"), model.detector())
+    shown, _ = export_proof.compared_on(model := choose(here, model="cross"), model.detector())
     limit = float(shown.score.max())
     for more, flips in ((3e-7, 0), (1e-2, 1)):
-        found = export_records._figures(shown, np.where(shown.score == limit, shown.score + more * max(abs(limit), 1), shown.score), None, limit)
+        found = export_proof.figures(
+            shown, np.where(shown.score == limit, shown.score + more * max(abs(limit), 1), shown.score), None, limit
+        )
         assert found["flips"] == flips and found["on_threshold"] == 1 - flips
 
 
@@ -183,9 +194,96 @@ def test_classes_that_differ_are_counted_also_where_the_model_says_one_alone(her
     model = choose(here, model="two")
     detector = model.detector()
     detector.network.heads.shift[0] = 100.0  # it calls all of them normal
-    shown, _ = export_records._compared_on(model, detector)
+    shown, _ = export_proof.compared_on(model, detector)
     assert shown.split == "val" and not shown.kind.any()
-    assert export_records._figures(shown, shown.score, np.ones_like(shown.kind), None)["other_class"] == len(shown.kind)
+    assert export_proof.figures(shown, shown.score, np.ones_like(shown.kind), None)["other_class"] == len(shown.kind)
+
+
+def test_a_pruned_file_is_smaller_says_which_heads_went_and_is_held_against_the_whole_model(here, tmp_path):
+    import onnx
+
+    model = choose(here, model="cross")
+    found = export(here, model, tmp_path, allow_flips=True, prune=0.3)
+    pruned = found["about"]["pruned"]
+    assert (pruned["heads"], pruned["taken"]) == (10, 3) and sum(map(len, pruned["gone"].values())) == 3
+    made = _form(model)
+    assert pruned["gone"] == pruning.least(export_pruned.worth(model, model.detector(), made), 0.3)
+    own = export_pruned.scores(
+        pruning.without(made, pruned["gone"]), (shown := export_proof.compared_on(model, model.detector())[0]).records
+    )
+    exact = found["files"]["onnx"]
+    assert exact["max_difference"] == pytest.approx(np.abs(own - shown.score).max(), abs=1e-4) and exact["max_difference"] > 1e-3
+    assert exact["beyond_network"] < 1e-4 and exact["file"] == "model.onnx"
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert found["before"]["onnx"]["bytes"] - len(content) > 3 * 4 * 16 * 8 * 4 // 2  # 3 heads of 8 or 16 columns, 4 matrices, 4 bytes
+    assert np.abs(session(content, 1)(graph.feed(shown.records, made.widths, made.lengths))[0] - own).max() < 1e-4
+    (entry,) = onnx.load_from_string(content).metadata_props
+    assert json.loads(entry.value)["pruned"] == pruned
+    text = export_records.render(found)
+    assert "3 of 10 heads taken out" in text and f"onnx before: {found['before']['onnx']['bytes']:,} bytes" in text
+
+
+def test_heads_are_ranked_on_training_records_alone(here, monkeypatch):
+    model, asked = choose(here, model="cross"), []
+    made = _form(model)
+    opened = record_sets.open_split
+    monkeypatch.setattr(record_sets, "open_split", lambda dataset, split, *rest: asked.append(split) or opened(dataset, split, *rest))
+    worth = export_pruned.worth(model, model.detector(), made)
+    train = (store := opened("parts-seen", "train")).take(range(store.samples))
+    by_hand = pruning.importance(made, [(train, class_of(train, model.detector().classes))])
+    assert asked == ["train"] and all(np.allclose(worth[name], by_hand[name], atol=1e-5) for name in worth)
+
+
+def test_a_pruned_file_that_turns_verdicts_around_is_removed(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(pruning, "without", lambda form, gone: _with_other_classes(form))
+    with pytest.raises(ParityFailed, match=r"not written: model\.onnx: \d+ verdicts differ"):
+        export(here, choose(here, model="cross"), tmp_path, formats=["onnx"], prune=0.3)
+    assert [path.name for path in tmp_path.iterdir()] == ["export.json"]
+
+
+def test_a_pruned_file_that_is_not_its_network_is_never_kept(here, tmp_path, monkeypatch):
+    spoil(monkeypatch, "onnx_bytes", lambda score: score + 1e-2)
+    with pytest.raises(ParityFailed, match="scores differ from those of its own network by"):
+        export(here, choose(here, model="cross"), tmp_path, formats=["onnx"], allow_flips=True, prune=0.3)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_without_a_folder_a_pruned_file_lies_beside_the_whole_one(here):
+    model = choose(here, model="cross")
+    export(here, model, formats=["onnx"], allow_flips=True, prune=0.3)
+    export(here, model, formats=["onnx"])
+    assert sorted(path.name for path in (export_records.FOLDER / "parts-seen").iterdir()) == ["cross", "cross-pruned-30"]
+
+
+def test_the_study_begins_with_the_whole_model_and_takes_more_heads_out_of_the_same_order(here):
+    model = choose(here, model="cross")
+    found = export_pruned.study(here, model, model.detector())
+    assert [row["share"] for row in found["rows"]] == [0, 0.25, 0.5, 0.75] and [row["taken"] for row in found["rows"]] == [0, 3, 5, 5]
+    whole, *less = found["rows"]
+    test = [row for row in io.read_table(model.results / "predictions.parquet") if row["split"] == "test"]
+    score, label = (np.array([row[name] for row in test]) for name in ("score", "label"))
+    assert whole["test"]["auroc"] == pytest.approx(auroc(score, label)) and whole["test"]["compared"] == len(test)
+    assert whole["val"]["flips"] == whole["test"]["flips"] == 0 and whole["val"]["max_difference"] < 1e-4
+    for before, after in zip(found["rows"], less, strict=False):
+        assert all(set(heads) <= set(after["gone"][name]) for name, heads in before["gone"].items())
+        assert after["bytes"] <= before["bytes"]
+    text = export_pruned.render(found)
+    assert "test is told and chooses nothing" in text and text.count("\n") == 5 and f"{whole['bytes']:,}" in text
+
+
+def test_a_share_of_all_heads_and_networks_with_nothing_to_rank_are_refused(here, tmp_path):
+    model = choose(here, model="cross")
+    for share in (1.0, -0.1, float("nan")):
+        with pytest.raises(UserError, match=f"--prune-heads must be a share of all heads, from 0 to below 1; got {share:g}"):
+            export(here, model, tmp_path, prune=share)
+    blind = MidFusion(encoding=Encoding(width=16, heads=2), features=8).open({"text": 4}, classes=["normal", "b"])
+    with pytest.raises(UserError, match="cross has no attention, so there are no heads to take out"):
+        export_pruned.worth(model, blind, forms.scorer(blind, {"text": 3}))
+    made, alone = _form(model), model.detector()
+    alone.supervised = False
+    with pytest.raises(UserError, match="learnt from normal records alone: no loss says what a head is worth"):
+        export_pruned.worth(model, alone, made)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -197,6 +295,17 @@ def test_the_program_of_torch_export_passes_too_and_carries_the_description(here
     beside = {"assay.json": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=beside)
     assert json.loads(beside["assay.json"]) == found["about"]
+
+
+def _form(model):
+    return export_proof.compared_on(model, model.detector())[1]
+
+
+def _with_other_classes(form):
+    """The same form with every class's weights turned around."""
+    turned = copy.deepcopy(form)
+    turned.network.heads.classes.weight.mul_(-1)
+    return turned
 
 
 def spoil(monkeypatch, maker: str, change) -> None:

@@ -65,7 +65,7 @@ def test_a_head_that_is_cut_out_is_one_whose_gate_is_0(kind):
 def test_cutting_leaves_the_form_as_it_was_and_nothing_is_cut_of_no_share():
     form = formed()
     before = {name: value.clone() for name, value in form.state_dict().items()}
-    worth = pruning.importance(form, GIVEN, TARGET)
+    worth = pruning.importance(form, [(GIVEN, TARGET)])
     assert pruning.least(worth, 0.0) == {}
     same = pruning.without(form, {})
     assert all(torch.equal(one, other) for one, other in zip(same(*same.fed(GIVEN)), form(*form.fed(GIVEN)), strict=True))
@@ -92,18 +92,17 @@ def test_the_slope_of_a_gate_is_what_finite_differences_say(float_target):
 
 def test_importance_is_the_mean_absolute_slope_over_records_and_of_length_1_in_each_layer():
     form = formed()
-    worth = pruning.importance(form, GIVEN, TARGET)
+    worth = pruning.importance(form, [(GIVEN, TARGET)])
     for name, slope in pruning.slopes(form, GIVEN, TARGET).items():
         mean = slope.abs().mean(0)  # records that pull in two directions do not cancel
         torch.testing.assert_close(worth[name], mean / mean.square().sum().sqrt())
         assert float(worth[name].square().sum()) == pytest.approx(1)
 
 
-def test_batches_do_not_change_what_a_head_is_worth(monkeypatch):
+def test_batches_do_not_change_what_a_head_is_worth():
     form = formed()
-    whole = pruning.importance(form, GIVEN, TARGET)
-    monkeypatch.setattr(pruning, "BATCH", 7)
-    for name, worth in pruning.importance(form, GIVEN, TARGET).items():
+    whole = pruning.importance(form, [(GIVEN, TARGET)])
+    for name, worth in pruning.importance(form, [(GIVEN.take(some), TARGET[some]) for some in ([*range(7)], [*range(7, 24)])]).items():
         torch.testing.assert_close(worth, whole[name])
 
 
@@ -145,7 +144,7 @@ def test_where_one_head_is_all_that_matters_it_is_worth_most_and_the_order_is_th
         target = (form(*form.fed(given))[0] > 0).float()
         whole = pruning.losses(form, given, target)
         changed = torch.stack([(pruning.losses(_cut(form, head), given, target) - whole).abs().mean() for head in range(4)])
-    (worth,) = pruning.importance(form, given, target).values()
+    (worth,) = pruning.importance(form, [(given, target)]).values()
     assert int(worth.argmax()) == 2 and worth[2] > 0.99
     assert worth.argsort().tolist() == changed.argsort().tolist() == [1, 0, 3, 2]
     assert pruning.least({"attention": worth}, 0.75) == {"attention": [0, 1, 3]}

@@ -13,7 +13,7 @@ B records, C classes, D width of a head.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.nn import functional
 from stages.datasets.records import Records
 from stages.fusion.deep.maths.graph import Attending, Scorer
 
-BATCH = 64
+BATCH = 64  # records whose gates are held at once
 Heads = dict[str, list[int]]  # of each layer of attention, by the name of its module, the numbers of some heads
 
 
@@ -39,12 +39,11 @@ def losses(form: Scorer, records: Records, target: Tensor) -> Tensor:
     return functional.cross_entropy(logits, target, reduction="none")
 
 
-def importance(form: Scorer, records: Records, target: Tensor) -> dict[str, Tensor]:
-    """Of each layer (heads,), of length 1, or all 0 where no head changes the loss. Arguments as of `losses`."""
+def importance(form: Scorer, parts: Iterable[tuple[Records, Tensor]]) -> dict[str, Tensor]:
+    """Of each layer (heads,), of length 1, or all 0 where no head changes the loss. parts: records and targets as of `losses`, some BATCH at a time."""
     summed = {name: torch.zeros(part.heads) for name, part in layers(form).items()}
-    for start in range(0, records.samples, BATCH):
-        some = list(range(start, min(start + BATCH, records.samples)))
-        for name, slope in slopes(form, records.take(some), target[some]).items():
+    for records, target in parts:
+        for name, slope in slopes(form, records, target).items():
             summed[name] += slope.abs().sum(0)
     return {name: functional.normalize(worth, dim=0) for name, worth in summed.items()}
 
