@@ -105,7 +105,7 @@ def described(model: RecordModel, detector: RecordDetector, made: Scorer) -> dic
         "data": config["data"],
         "sha256": io.file_hash(model.place / "model.safetensors"),
         "classes": detector.classes,
-        "score": "log odds of any fault" if detector.supervised else "mean cosine distance to the nearest normal records",
+        "score": made.meaning,
         "threshold": threshold.to_dict(),
         "temperature": model.temperature(),
         "rule": "a score above the threshold is anomalous; with a temperature T the probability is 1 / (1 + exp(-score / T))",

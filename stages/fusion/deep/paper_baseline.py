@@ -120,7 +120,7 @@ class PaperBaseline(RecordDetector):
 
     def rate(self, records: Records) -> Tensor:
         scores, there = self._scores(records)
-        return self._together(scores, there, self.weight)
+        return self.together(scores, there, self.weight)
 
     def _raw(self, records: Records) -> tuple[Tensor, Tensor]:
         """(B, 2) float64 and (B, 2) bool: the scores of sound and film in their own units, and whether they are there."""
@@ -135,7 +135,7 @@ class PaperBaseline(RecordDetector):
         raw, there = self._raw(records)
         return ((raw - self.centre) / self.scale).to(records.label.device), there.to(records.label.device)
 
-    def _together(self, scores: Tensor, there: Tensor, weight: Tensor) -> Tensor:
+    def together(self, scores: Tensor, there: Tensor, weight: Tensor) -> Tensor:
         """(B,): the weighted sum, the one that is there, or 0."""
         shares = torch.stack([weight, 1 - weight]).to(scores.device) * there
         alone = there.sum(dim=1) == 1
@@ -159,7 +159,7 @@ class PaperBaseline(RecordDetector):
         if len(label[both].unique()) < 2:
             return
         grid = torch.linspace(0, 1, GRID, dtype=torch.float64)
-        areas = np.array([auroc(self._together(scores[both], there[both], one).cpu().numpy(), label[both].cpu().numpy()) for one in grid])
+        areas = np.array([auroc(self.together(scores[both], there[both], one).cpu().numpy(), label[both].cpu().numpy()) for one in grid])
         best = grid[torch.from_numpy(areas >= areas.max() - 1e-12)]
         self.weight.copy_(best[(best - PAPER).abs().argmin()])
 

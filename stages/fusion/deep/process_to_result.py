@@ -137,8 +137,11 @@ class ProcessToResult(RecordDetector):
             self.typical.fill_(self._distance(_moved(known, self.typical.device)).double().mean())
 
     def rate(self, records: Records) -> Tensor:
-        rows = _moved(self._pooled(records), self.typical.device)
-        return torch.where(rows["judgeable"], self._distance(rows).double(), self.typical).to(records.label.device)
+        return self.judged(_moved(self._pooled(records), self.typical.device)).to(records.label.device)
+
+    def judged(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """(B,) float64. rows: the means over tokens and what is there, as `_pooled` gives them."""
+        return torch.where(rows["judgeable"], self._distance(rows).double(), self.typical)
 
     def _distance(self, rows: Mapping[str, Tensor], hidden: Tensor | None = None) -> Tensor:
         """(B,) in 0..2: 1 less the cosine of what is predicted and what is seen. hidden: (B, processes + 1) bool, what is hidden; sensors last."""
@@ -191,7 +194,7 @@ class Rows:
 
 def _directed(feature: Tensor) -> Tensor:
     """(B, D) to (B, D + 1): with the root of D behind, the mean length of standardised good welds."""
-    return torch.cat([feature, feature.new_full((len(feature), 1), feature.shape[1] ** 0.5)], dim=1)
+    return nn.functional.pad(feature, (0, 1), value=feature.shape[1] ** 0.5)
 
 
 def _judgeable(rows: Mapping[str, Tensor]) -> Tensor:

@@ -193,7 +193,7 @@ def test_networks_that_learnt_from_normal_records_score_by_their_own_distances(m
 
 
 def test_what_is_no_network_is_refused():
-    with pytest.raises(Refusal, match="Forest has no form as a graph"):
+    with pytest.raises(Refusal, match="Forest does not get its score from a network over padded tokens, so it has no form as a graph"):
         forms.scorer(fusion.build("classical.forest", {}, at=()), {})
 
 

@@ -58,7 +58,7 @@ class TransformerLayer(nn.Module):
         own = written.self_attn
         parts = zip(own.in_proj_weight.chunk(3), own.in_proj_bias.chunk(3), strict=True)
         self.attention = Attending(
-            own.num_heads, *(_linear(weight, bias) for weight, bias in parts), _linear(own.out_proj.weight, own.out_proj.bias)
+            own.num_heads, *(linear(weight, bias) for weight, bias in parts), linear(own.out_proj.weight, own.out_proj.bias)
         )
         self.norms = nn.ModuleList([written.norm1, written.norm2])
         self.feed = nn.Sequential(written.linear1, nn.GELU(), written.linear2)
@@ -128,8 +128,10 @@ class Scorer(nn.Module, ABC):
     """The tensors of INPUTS for each modality, in the order of `widths`, to those of OUTPUTS.
 
     widths: the D of each modality. lengths: of each its L. The logits of a detector that tells no classes mean nothing. No weight learns, but a gradient may
-    go through it.
+    go through it. meaning: what the score is, in words.
     """
+
+    meaning: str
 
     def __init__(self, widths: Mapping[str, int], lengths: Mapping[str, int]) -> None:
         super().__init__()
@@ -215,7 +217,21 @@ def onnx_bytes(made: Scorer, about: Mapping[str, Any], kind: str | None = None) 
                 made, made.example(), file, dynamo=False, opset_version=OPSET, input_names=made.inputs, output_names=list(OUTPUTS), dynamic_axes=free
             )  # fmt: skip
             model = onnx.load_from_string(file.getvalue())
-    return described(model, about)
+    return described(_with_all_inputs(model, made), about)
+
+
+def _with_all_inputs(model: Any, made: Scorer) -> Any:
+    """Exporters leave out what a graph does not look at, such as the times of a model that takes means; whoever feeds it need not know."""
+    import onnx
+
+    given = {one.name: one for one in model.graph.input}
+    examples = zip(made.inputs, made.example(), strict=True)
+    kind = {torch.float32: onnx.TensorProto.FLOAT, torch.bool: onnx.TensorProto.BOOL}
+    every = [given.get(name) or onnx.helper.make_tensor_value_info(name, kind[one.dtype], ["B", *one.shape[1:]]) for name, one in examples]
+    every = [onnx.ValueInfoProto.FromString(one.SerializeToString()) for one in every]
+    del model.graph.input[:]
+    model.graph.input.extend(every)
+    return model
 
 
 def described(model: Any, about: Mapping[str, Any]) -> bytes:
@@ -251,7 +267,8 @@ def int8_bytes(exported: bytes, about: Mapping[str, Any]) -> bytes:
         logging.getLogger().disabled = before
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A layer of copies of these."""
     made = nn.Linear(weight.shape[1], weight.shape[0])
     made.weight, made.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
     return made
