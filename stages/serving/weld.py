@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from stages import errors, params
+from stages import errors, io, params
 from stages.serving.terminal import as_text, show
 
 app = typer.Typer(no_args_is_help=True, help="Records of a process and its result: train by hand, evaluate, compare everything.")
@@ -134,7 +134,7 @@ def export(
     allow_flips: Annotated[bool, typer.Option("--allow-flips", help="Keep a file whose verdicts differ from the model's.")] = False,
     dynamo: Annotated[bool, typer.Option("--dynamo", help="The newer exporter of torch, which needs onnxscript.")] = False,
     prune_heads: Annotated[float, typer.Option(help="Take this share of the heads of attention out, those worth least on training records.")] = 0.0,
-    prune_study: Annotated[bool, typer.Option("--prune-study", help="Only say what shares of 0, .25, .5 and .75 would cost; no file is written.")] = False,
+    prune_study: Annotated[bool, typer.Option("--prune-study", help="Only say what 0, .25, .5 and .75 would cost; --out: pruning.json there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a fitted model as files that run without torch, each held against it on validation records; exit code 1 where one does not judge as it does."""
@@ -145,6 +145,8 @@ def export(
     chosen = choose(settings, dataset=dataset, model=model)
     if prune_study:
         studied = export_pruned.study(settings, chosen, export_records.loaded(settings, chosen))
+        if out is not None:
+            io.write_json(out / "pruning.json", studied)
         typer.echo(as_text(studied) if as_json else export_pruned.render(studied))
         return
     found = export_records.export(settings, chosen, out, parted(formats), allow_flips, "dynamo" if dynamo else "tracing", prune_heads)

@@ -1,5 +1,6 @@
 """The Perceiver and the baselines as graphs: their scores, whatever is missing, however many records there are and however long they are padded."""
 
+import io
 import itertools
 from functools import cache
 
@@ -79,6 +80,20 @@ def test_an_onnx_file_gives_the_scores_for_any_number_of_records(kind):
         assert np.abs(score - expected).max() < 1e-4 * max(1, np.abs(expected).max())
         assert len(logits) == len(features) == count
         assert np.isfinite(small.run(["score"], feed)[0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_program_of_torch_export_takes_any_number_of_records(kind, recwarn):
+    detector, form = fitted(kind)
+    content = io.BytesIO()
+    torch.export.save(graph.program(form), content)
+    content.seek(0)
+    program = torch.export.load(content).module()
+    for count in (1, 3, 40):
+        given = GIVEN.take(range(count))
+        torch.testing.assert_close(program(*form.fed(given))[0], detector.score(given), rtol=1e-4, atol=1e-5)
+    assert not [one for one in recwarn if "complete tensor" in str(one.message)]  # of weights that are views of others
 
 
 def test_the_logits_of_the_perceiver_are_its_two_labels():

@@ -113,6 +113,21 @@ def test_export_writes_a_file_that_is_held_against_the_model(assay, here):
     assert (here / "exported/model.onnx").is_file() and json.loads(out) == json.loads((here / "exported/export.json").read_text())
 
 
+@pytest.mark.slow
+def test_export_takes_heads_out_or_says_what_that_would_cost(assay, here):
+    from stages import evaluate_records, train_records
+
+    assert train_records.main("weld-quick") == evaluate_records.main("weld-quick") == 0
+    code, out, _ = assay("weld", "export", "--formats", "onnx", "-o", "less", "--prune-heads", "0.3", "--allow-flips", "--json")
+    assert code == 0 and 0 < (pruned := json.loads(out)["about"]["pruned"])["taken"] < pruned["heads"] and pruned["share"] == 0.3
+    code, out, _ = assay("weld", "export", "-o", "studied", "--prune-study")
+    rows = json.loads((here / "studied/pruning.json").read_text())["rows"]
+    assert code == 0 and len(rows) == 4 and [path.name for path in (here / "studied").iterdir()] == ["pruning.json"]
+    assert "test is told and chooses nothing" in out and f"{rows[1]['bytes']:,}" in out
+    code, _, err = assay("weld", "export", "--prune-heads", "1")
+    assert code == 1 and "must be a share of all heads, from 0 to below 1; got 1" in err
+
+
 def test_loss_check_holds_and_a_broken_loss_is_found(assay, here, monkeypatch):
     code, out, _ = assay("weld", "loss-check")
     assert code == 0 and out.count("ok ") == 6 and "NOT" not in out

@@ -109,7 +109,12 @@ class ProcessToResult(RecordDetector):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "network"))
             self.predictor = Predictor(
-                [widths[name] for name in self.made], widths.get(self.sensors, 0), widths[self.image], self.hidden, self.blocks, self.dropout
+                [widths[name] for name in self.made],
+                widths.get(self.sensors, 0),
+                widths[self.image],
+                self.hidden,
+                self.blocks,
+                self.dropout,
             )
 
     @property
@@ -146,8 +151,8 @@ class ProcessToResult(RecordDetector):
     def _distance(self, rows: Mapping[str, Tensor], hidden: Tensor | None = None) -> Tensor:
         """(B,) in 0..2: 1 less the cosine of what is predicted and what is seen. hidden: (B, processes + 1) bool, what is hidden; sensors last."""
         there = torch.stack([rows[f"there.{name}"] for name in self.made], dim=1)
-        sensors = rows.get(self.sensors, there.new_zeros(len(there), 0, dtype=torch.float32))
-        told = rows.get(f"there.{self.sensors}", there.new_zeros(len(there)))
+        sensors = rows.get(self.sensors, there.new_zeros(there.shape[0], 0, dtype=torch.float32))  # exporters make a constant of `len`
+        told = rows.get(f"there.{self.sensors}", there.new_zeros(there.shape[0]))
         if hidden is not None:
             left = there & ~hidden[:, :-1]
             there, told = torch.where(left.any(dim=1, keepdim=True), left, there), told & ~hidden[:, -1]
@@ -168,7 +173,11 @@ class ProcessToResult(RecordDetector):
         found = [self._pooled(self.fitting(batch)) for batch in batches(records)]
         if not found:
             none = {name: torch.empty(0, self.widths[name]) for name in self.seen}
-            return none | {f"there.{name}": torch.empty(0, dtype=torch.bool) for name in self.seen} | {"judgeable": torch.empty(0, dtype=torch.bool)}
+            return (
+                none
+                | {f"there.{name}": torch.empty(0, dtype=torch.bool) for name in self.seen}
+                | {"judgeable": torch.empty(0, dtype=torch.bool)}
+            )
         return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
     def _pooled(self, records: Records) -> dict[str, Tensor]:

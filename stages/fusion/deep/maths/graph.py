@@ -270,7 +270,7 @@ def int8_bytes(exported: bytes, about: Mapping[str, Any]) -> bytes:
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A layer of copies of these."""
     made = nn.Linear(weight.shape[1], weight.shape[0])
-    made.weight, made.bias = nn.Parameter(weight.detach().clone()), nn.Parameter(bias.detach().clone())
+    made.weight, made.bias = (nn.Parameter(one.detach().clone(memory_format=torch.contiguous_format)) for one in (weight, bias))
     return made
 
 

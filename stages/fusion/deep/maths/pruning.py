@@ -105,7 +105,7 @@ def _linear(whole: nn.Linear, rows: list[int] | None = None, columns: list[int] 
     if columns is not None:
         weight = weight[:, columns]
     made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    made.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    made.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format), requires_grad=False)
     if bias is not None:
         made.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return made
