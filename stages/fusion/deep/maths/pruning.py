@@ -4,8 +4,8 @@ Each head's part is multiplied by a gate of 1 before it leaves its layer. What a
 loss changes with its gate, whatever the direction, divided by the length of these numbers in its layer. The heads worth least are cut out for good: their
 rows of queries, keys and values and their columns of what leaves. Of every layer one head stays.
 
-After Michel et al., "Are Sixteen Heads Really Better than One?" (arXiv:1905.10650), section 4.1 and its note on layers; from the paper alone. Deviations:
-a layer keeps its last head (there it may lose all); heads are taken out all at once, not a tenth of them at a time; nothing is trained afterwards.
+After Michel et al., "Are Sixteen Heads Really Better than One?" (arXiv:1905.10650), section 4.1; from the paper alone. Deviations: a layer keeps its last
+head; heads are ranked once, and nothing is trained afterwards.
 
 B records, C classes, D width of a head.
 """
