@@ -10,7 +10,7 @@ F folds, S seeds, N test records of a fold, R draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,17 +52,24 @@ def paired_folds(first: Sequence[FoldScores], second: Sequence[FoldScores], metr
     return Draws(value_a - value_b, samples_a - samples_b if sessions.resolved else np.resize([-1.0, 1.0], draws))
 
 
-def paired_macro_f1(
-    folds: Sequence[FoldScores], truth: np.ndarray, first: np.ndarray, second: np.ndarray, classes: int, draws: int = DRAWS, seed: int = 0
+def paired_classes(
+    folds: Sequence[FoldScores],
+    truth: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    classes: int,
+    metric: Callable[[Floats], Floats] = macro_f1,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Draws:
-    """Macro F1 of the first row minus that of the second, over the N records of all folds together, a mean over seeds.
+    """A figure of the confusion of the first row minus that of the second, over the N records of all folds together, a mean over seeds.
 
-    truth: (N,) positions of classes, in the order of the folds. first, second: (S, N) what each seed told.
+    truth: (N,) positions of classes, in the order of the folds. first, second: (S, N) what each seed told. metric: of (..., C, C) counts.
     """
     sessions = _Sessions(folds, draws, seed)
     place = np.searchsorted(sessions.names, np.concatenate([one.session for one in folds]))
     weight = np.vstack([np.ones(len(place)), sessions.weight[:, place]])  # the records themselves, then the draws
-    told = np.stack([[macro_f1(class_counts(truth, one, classes, weight)) for one in row] for row in (first, second)])
+    told = np.stack([[metric(class_counts(truth, one, classes, weight)) for one in row] for row in (first, second)])
     gap = told[0] - told[1]  # (S, 1 + R)
     samples = (gap[:, 1:].T * seed_shares(len(gap), draws, sessions.random)).sum(1)
     return Draws(float(gap[:, 0].mean()), samples if sessions.resolved else np.resize([-1.0, 1.0], draws))

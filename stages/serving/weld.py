@@ -75,25 +75,27 @@ def study(
     seeds: Annotated[str, typer.Option(help="Whole numbers with commas between.")] = "0,1,2",
     rows: Annotated[str, typer.Option(help="Rows of params.yaml with commas between; all of the data set by default.")] = "",
     ablate: Annotated[bool, typer.Option(help="Also change one thing at a time.")] = True,
+    ablations: Annotated[str, typer.Option(help="Questions of the ablation tables with commas between; all by default.")] = "",
     every_seed: Annotated[bool, typer.Option("--every-seed", help="Of P3, P4 and the ablations too, not the first alone.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of tables and cells; metrics/DATASET/study by default.")] = None,
     document: Annotated[Path | None, typer.Option(help="Also put the tables between their markers in this document.")] = None,
+    tables: Annotated[str, typer.Option(help="Which go into the document: of main, ablation, missing, tokens (these by default) and ideas.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many cells there are and how many are done; compute nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Fit and judge every row on every fold and seed, and write the tables. Killed at any time, the same command goes on."""
     from stages.serving import weld_study, weld_tables
 
-    asked = weld_study.Asked(dataset, parted(protocol), whole_numbers(seeds), parted(rows), ablate, every_seed)
-    folder, settings = out or Path("metrics", dataset, "study"), params.load()
+    asked = weld_study.Asked(dataset, parted(protocol), whole_numbers(seeds), parted(rows), ablate, every_seed, questions=parted(ablations))
+    folder, settings, chosen = out or Path("metrics", dataset, "study"), params.load(), parted(tables) or weld_tables.OF_RESULTS
     if dry_run:
         show(weld_study.budget(weld_study.plan(settings, asked), folder), as_json, ("protocol", "what", "cells", "done"))
         return
     if document is not None:
-        weld_tables.check_document(document)  # before hours of work, not after them
+        weld_tables.check_document(document, chosen)  # before hours of work, not after them
     code, _ = weld_study.run(settings, asked, folder)
     if not code and document is not None:
-        weld_tables.into_document(document, folder)
+        weld_tables.into_document(document, folder, chosen)
     if not code:
         text = {name: (folder / f"{name}.md").read_text(encoding="utf-8") for name in weld_tables.FILES}
         typer.echo(as_text({"folder": folder}) if as_json else f"{text['main']}\ntables: {folder}")

@@ -38,6 +38,7 @@ class Cell(NamedTuple):
     fold: Fold
     seed: int
     key: str
+    project: Path = Path()  # where data/ and features/ lie
 
     @property
     def name(self) -> str:
@@ -89,7 +90,7 @@ def _fitted(cell: Cell, device: str, rows: Mapping[str, Mapping[str, Any]]) -> d
 def _subset(cell: Cell, ids: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> Subset:
     from stages.datasets.record_sets import subset_of
 
-    return subset_of([{"fault": "", **rows[one]} for one in ids], cell.dataset, modalities=cell.row.shown)
+    return subset_of([{"fault": "", **rows[one]} for one in ids], cell.dataset, cell.project, cell.row.shown)
 
 
 def _told(detector: RecordDetector, parts: tuple[Subset, Subset, Subset], device: torch.device) -> dict[str, Any]:

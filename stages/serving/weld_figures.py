@@ -17,12 +17,12 @@ from stages.metrics import calibration
 from stages.metrics.bootstrap import Interval
 from stages.metrics.classes import accuracy, class_counts, macro_f1
 from stages.metrics.counts import Metric, auroc_of_counts
-from stages.metrics.folds import FoldScores, fold_draws, paired_folds, paired_macro_f1
-from stages.metrics.inputs import Undefined
+from stages.metrics.folds import FoldScores, fold_draws, paired_classes, paired_folds
+from stages.metrics.inputs import Floats, Undefined
 from stages.metrics.ranking import auroc
 from stages.metrics.record_judgement import fnr_at_fpr_05_of_counts
-from stages.serving.weld_rows import StudyRow
-from stages.serving.weld_study import HEADLINE, Plan, found
+from stages.serving.weld_rows import HEADLINE, StudyRow
+from stages.serving.weld_study import Plan, found
 
 METRICS: dict[str, Metric] = {"auroc": auroc_of_counts, "fnr_at_fpr_05": fnr_at_fpr_05_of_counts}
 
@@ -143,18 +143,29 @@ def _guesses(results: Results, scored: Scored, seeds: Sequence[int]) -> dict[str
     return found
 
 
-def told_apart(results: Results, first: Scored, second: Scored) -> Interval | None:
-    """The difference in macro F1 over the records of all folds; None where one of them tells no classes."""
+def told_apart(results: Results, first: Scored, second: Scored, metric: Callable[[Floats], Floats] = macro_f1) -> Interval | None:
+    """The difference in macro F1, or another figure of the confusion, over the records of all folds; None where one of them tells no classes."""
     if any("predicted" not in one.first for one in (first, second)):
         return None
+    (truth, one, classes), (_, other, _) = _told(results, first), _told(results, second)
+    return paired_classes(first.tested, truth, one, other, classes, metric).interval
+
+
+def of_classes(results: Results, scored: Scored, metric: Callable[[Floats], Floats]) -> float | None:
+    """A figure of the confusion over the records of all folds, a mean over seeds; None where the row tells no classes."""
+    if "predicted" not in scored.first:
+        return None
+    truth, told, classes = _told(results, scored)
+    return _mean([float(metric(class_counts(truth, one, classes))) for one in told])
+
+
+def _told(results: Results, scored: Scored) -> tuple[np.ndarray, np.ndarray, int]:
+    """(N,) the class of each record of all folds, (S, N) what each seed said, as positions, and how many classes there are."""
     names = sorted(set(results.kind.values()))
-    truth = np.array([names.index(results.kind[one]) for fold in first.tested for one in first.ids[fold.fold]])
-    seeds = range(len(first.tested[0].score))
-    told = [
-        np.array([[names.index(one) for fold in row.tested for one in row.cells[fold.fold][seed]["predicted"]] for seed in seeds])
-        for row in (first, second)
-    ]
-    return paired_macro_f1(first.tested, truth, *told, len(names)).interval
+    truth = np.array([names.index(results.kind[one]) for fold in scored.tested for one in scored.ids[fold.fold]])
+    seeds = range(len(scored.tested[0].score))
+    said = [[names.index(one) for fold in scored.tested for one in scored.cells[fold.fold][seed]["predicted"]] for seed in seeds]
+    return truth, np.array(said), len(names)
 
 
 def milliseconds(scored: Scored) -> float | None:

@@ -15,7 +15,8 @@ import numpy as np
 from stages import io
 from stages.datasets.samples import root_of
 from stages.metrics.ranking import auroc
-from stages.serving.weld_study import HEADLINE, Plan
+from stages.serving.weld_rows import HEADLINE
+from stages.serving.weld_study import Plan
 
 FILE = "oracle.parquet"
 PREFIX, OF_FAULT, WHOLE = "log_ratio_", "log_ratio_of_", "log_ratio_all"

@@ -18,17 +18,17 @@ from stages.fusion import artefact
 from stages.params import Params
 from stages.progress import progress
 from stages.serving.weld_cell import Cell, code_hash, compute, file_of, key_of
-from stages.serving.weld_rows import StudyRow, ablations, good_only, settled, study_rows
+from stages.serving.weld_rows import HEADLINE, StudyRow, ablations, good_only, settled, study_rows
+from stages.serving.weld_tokens import Variation, make, other_records
 
 OUT = Path("metrics/weld/study")
 CELLS = "cells"
-HEADLINE = "P2"
 EVERY_SEED = ("P1", HEADLINE)  # the protocols of many folds are run with the first seed alone
 COLUMNS = ("record_id", "label", "group", "fault")
 
 
 class Asked(NamedTuple):
-    """rows: names; all by default. every_seed: of all protocols and of the ablations, not of EVERY_SEED alone."""
+    """rows, questions: names of rows and of ablations; all by default. every_seed: of all protocols and of the ablations, not of EVERY_SEED alone."""
 
     dataset: str = "weld"
     protocols: tuple[str, ...] = ("P1", "P2", "P4")
@@ -37,6 +37,7 @@ class Asked(NamedTuple):
     ablate: bool = True
     every_seed: bool = False
     split_seed: int = 0
+    questions: tuple[str, ...] = ()
 
 
 class Plan(NamedTuple):
@@ -47,6 +48,11 @@ class Plan(NamedTuple):
     ablations: list[StudyRow]
     unavailable: dict[str, str]  # ablations that cannot be fitted, and why
     cells: list[tuple[str, Cell]]  # protocol and cell; two of them may have one key
+
+    @property
+    def variations(self) -> list[Variation]:
+        """Each once."""
+        return list({row.tokens.project: row.tokens for row in self.ablations if row.tokens}.values())
 
     def of(self, row: str, protocol: str) -> list[Cell]:
         return [cell for under, cell in self.cells if under == protocol and cell.row.name == row]
@@ -62,23 +68,39 @@ def plan(params: Params, asked: Asked) -> Plan:
     parted = {name: folds(name, table, asked.split_seed) for name in asked.protocols}
     rows = study_rows(params.record_task, asked.dataset, asked.rows or None)
     main = [*rows, *good_only(rows)]
-    tried, unavailable = ablations(rows, asked.dataset) if asked.ablate and HEADLINE in asked.protocols else ([], {})
-    data = fingerprint(asked.dataset)
+    tried, unavailable = ablations(rows, asked.dataset, asked.questions) if asked.ablate and HEADLINE in asked.protocols else ([], {})
+    tried, others = _comparable([row for row in tried if row.protocol in parted])
+    data = {Path(): fingerprint(asked.dataset)} | {row.tokens.project: row.tokens.data_key() for row in tried if row.tokens}
     cells = [(name, cell) for name in asked.protocols for row in main for cell in _cells(asked, row, parted[name], data)]
-    cells += [(HEADLINE, cell) for row in tried for cell in _cells(asked, row, parted[HEADLINE], data)]
-    return Plan(asked, table, parted, main, tried, unavailable, cells)
+    cells += [(row.protocol, cell) for row in tried for cell in _cells(asked, row, parted[row.protocol], data)]
+    return Plan(asked, table, parted, main, tried, unavailable | others, cells)
 
 
-def _cells(asked: Asked, row: StudyRow, parted: Folds, data: str) -> list[Cell]:
+def _comparable(rows: Sequence[StudyRow]) -> tuple[list[StudyRow], dict[str, str]]:
+    """Those whose tokens are of the same records, as far as these are made; and why the others are not fitted."""
+    made = {row.tokens.project: row.tokens for row in rows if row.tokens and not row.tokens.left}
+    other = {project: reason for project, one in made.items() if (reason := other_records(one))}
+    gone = {row.name: other[row.tokens.project] for row in rows if row.tokens and row.tokens.project in other}
+    return [row for row in rows if row.name not in gone], gone
+
+
+def _cells(asked: Asked, row: StudyRow, parted: Folds, data: dict[Path, str]) -> list[Cell]:
+    """data: by the project of the tokens their fingerprint."""
+    project = row.tokens.project if row.tokens else Path()
     few = not asked.every_seed and (row.question or parted.protocol not in EVERY_SEED)
     seeds = artefact.seeds(row.detector, list(asked.seeds[:1] if few else asked.seeds))
     code, full = code_hash(row), row._replace(options=settled(row))
-    return [Cell(asked.dataset, row, fold, seed, key_of(full, fold, seed, data, code)) for fold in parted.folds for seed in seeds]
+    keys = {(fold.name, seed): key_of(full, fold, seed, data[project], code) for fold in parted.folds for seed in seeds}
+    return [Cell(asked.dataset, row, fold, seed, keys[fold.name, seed], project) for fold in parted.folds for seed in seeds]
 
 
 def run(params: Params, asked: Asked, out: Path = OUT) -> tuple[int, Plan]:
-    """Compute what is not there, then write every table that can be made. The exit code, and what was planned."""
+    """Compute what is not there, tokens first, then write every table that can be made. The exit code, and what was planned."""
     planned = plan(params, asked)
+    if waiting_for := [one for one in planned.variations if one.left]:
+        for one in waiting_for:
+            make(one)
+        planned = plan(params, asked)  # keys hang on what was made
     folder = out / CELLS
     waiting = {cell.key: cell for _, cell in planned.cells if not file_of(folder, cell.key).is_file()}
     code = _computed(params, planned, list(waiting.values()), folder)

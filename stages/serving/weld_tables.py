@@ -1,4 +1,4 @@
-"""The tables of a study as CSV and Markdown: main, ablations, missing modalities; paired differences and folds as JSON.
+"""The tables of a study as CSV and Markdown: main, ablations, missing modalities, other tokens, ideas; paired differences and folds as JSON.
 
 What learns from labels (S; where the tested kind of fault was left out of them, O) and what learns from normal records alone (U) never stand in one column.
 """
@@ -14,7 +14,8 @@ from stages import io
 from stages.errors import Missing, UserError
 from stages.metrics.bootstrap import Interval
 from stages.metrics.tables import rows_csv
-from stages.serving import weld_oracle
+from stages.params import nearest
+from stages.serving import weld_ideas, weld_oracle
 from stages.serving.record_tables import DEEP, LETTERS, MID, SETPOINT
 from stages.serving.weld_figures import (
     Results,
@@ -27,24 +28,29 @@ from stages.serving.weld_figures import (
     subset_auroc,
     told_apart,
 )
-from stages.serving.weld_rows import MISSING, SINGLES, StudyRow
-from stages.serving.weld_study import HEADLINE, Plan, folds_told
+from stages.serving.weld_rows import ABLATIONS, HEADLINE, MISSING, SINGLES, StudyRow
+from stages.serving.weld_study import Plan, folds_told
 
 KINDS = {"S": "supervised", "U": "from normal records alone"}
-FILES = ("main", "ablation", "missing")
+FILES = ("main", "ablation", "missing", "tokens", "ideas")
+OF_RESULTS = FILES[:4]  # the places of a document, unless others are asked for
 OVER = ("pooled_auroc", "accuracy", "macro_f1", "knn_accuracy", "knn_macro_f1", "ece")
+LEFT = ("", "row", "question", "setting", "what is left", "idea", "measure", "compared")  # columns of words
 Line = dict[str, Any]
 
 
 def write(planned: Plan, out: Path) -> None:
     results = gathered(planned, out)
-    main, ablation, missing = main_lines(planned, results), ablation_lines(planned, results), missing_lines(planned, results)
-    for name, lines in zip(FILES, (main, ablation, missing), strict=True):
+    main, missing, ideas = main_lines(planned, results), missing_lines(planned, results), weld_ideas.lines(results)
+    ablation, tokens = (ablation_lines(planned, results, table) for table in ("ablation", "tokens"))
+    for name, lines in zip(FILES, (main, ablation, missing, tokens, ideas), strict=True):
         columns = list(dict.fromkeys(key for line in lines for key in line))
         io.write_text(out / f"{name}.csv", rows_csv([dict.fromkeys(columns) | line for line in lines], columns))
     io.write_text(out / "main.md", main_text(planned, main))
-    io.write_text(out / "ablation.md", ablation_text(planned, ablation))
+    io.write_text(out / "ablation.md", ablation_text(ablation))
     io.write_text(out / "missing.md", missing_text(missing))
+    io.write_text(out / "tokens.md", ablation_text(tokens))
+    io.write_text(out / "ideas.md", ideas_text(ideas))
     io.write_json(out / "paired.json", paired(planned, results))
     io.write_json(out / "folds.json", folds_told(planned))
 
@@ -81,12 +87,13 @@ def column_kind(protocol: str, kind: str) -> str:
     return "O" if protocol == "P4" and kind == "S" else kind
 
 
-def ablation_lines(planned: Plan, results: Results) -> list[Line]:
+def ablation_lines(planned: Plan, results: Results, table: str) -> list[Line]:
+    """table: "ablation", where all are compared with one row as it is, or "tokens", where each question has a row of its own for that."""
     lines: list[Line] = []
-    base = results.scored.get(("as it is: as it is", HEADLINE))
-    for row in planned.ablations:
-        scored = results.scored.get((row.name, HEADLINE))
+    for row in (row for row in planned.ablations if row.table == table):
+        scored, base = (results.scored.get((name, HEADLINE)) for name in (row.name, row.against))
         line: Line = {"question": row.question, "setting": row.name.removeprefix(f"{row.question}: ")}
+        line |= {"row": row.of} if table == "tokens" else {}
         if scored is None:
             lines.append(line | {"left_out": results.refused.get((row.name, HEADLINE), "")})
             continue
@@ -95,9 +102,8 @@ def ablation_lines(planned: Plan, results: Results) -> list[Line]:
             line |= _spread("difference", difference(scored, base))
         line |= {name: over_folds(results, row)[name] for name in ("macro_f1", "knn_macro_f1", "ece")}
         lines.append(line | {"seeds": len(scored.tested[0].score)})
-    return lines + [
-        dict(zip(("question", "setting"), name.split(": ", 1), strict=True)) | {"left_out": reason} for name, reason in planned.unavailable.items()
-    ]
+    gone = [one for one in ABLATIONS if one.table == table and one.name in planned.unavailable]
+    return lines + [{"question": one.question, "setting": one.setting, "left_out": planned.unavailable[one.name]} for one in gone]
 
 
 def missing_lines(planned: Plan, results: Results) -> list[Line]:
@@ -158,13 +164,14 @@ def _named(line: Line) -> str:
     return f"{line['row']} ({line['label']})" if line.get("label") else line["row"]
 
 
-def ablation_text(planned: Plan, lines: Sequence[Line]) -> str:
+def ablation_text(lines: Sequence[Line]) -> str:
     fitted = [line for line in lines if "left_out" not in line]
+    named = ["question", "setting", *(["row"] if any("row" in line for line in fitted) else [])]
     body = [
-        [line["question"], line["setting"], *(_cell(line, key) for key in ("auroc", "difference", "macro_f1", "knn_macro_f1", "ece"))]
+        [*(line[name] for name in named), *(_cell(line, key) for key in ("auroc", "difference", "macro_f1", "knn_macro_f1", "ece"))]
         for line in fitted
     ]
-    text = _markdown(["question", "setting", "P2 AUROC", "difference", "macro-F1", "kNN macro-F1", "ECE"], body) if body else ""
+    text = _markdown([*named, "P2 AUROC", "difference", "macro-F1", "kNN macro-F1", "ECE"], body) if body else ""
     left = [f"- {line['question']}, {line['setting']}: {line['left_out']}" for line in lines if "left_out" in line]
     return "\n".join([text, *(["Not tried here:", "", *left, ""] if left else [])])
 
@@ -176,21 +183,30 @@ def missing_text(lines: Sequence[Line]) -> str:
     return _markdown(["what is left", *names], [[line["modalities"].replace("+", ", "), *(_cell(line, name) for name in names)] for line in lines])
 
 
-def check_document(path: Path) -> str:
+def ideas_text(lines: Sequence[Line]) -> str:
+    names = ("idea", "measure", "compared", "without", "with", "difference")
+    body = [[line["idea"], line["measure"], line["compared"], *(_cell(line, name) for name in names[3:])] for line in lines]
+    return _markdown([*names[:5], "difference [interval]"], body) if body else ""
+
+
+def check_document(path: Path, tables: Sequence[str] = OF_RESULTS) -> str:
     """The text of a document that has a place for each table. Raises Missing where it is not here, UserError where it has no such place."""
+    if unknown := [name for name in tables if name not in FILES]:
+        raise UserError(f"there is no table {unknown[0]!r}{nearest(unknown[0], FILES)}. Known: {', '.join(FILES)}")
     if not path.is_file():
-        raise Missing(f"{path} is not here. Give a document that has <!-- weld-main --> and <!-- /weld-main --> in it, and so for {', '.join(FILES[1:])}")
+        places = f", and so for {', '.join(tables[1:])}" if tables[1:] else ""
+        raise Missing(f"{path} is not here. Give a document that has <!-- weld-{tables[0]} --> and <!-- /weld-{tables[0]} --> in it{places}")
     text = path.read_text(encoding="utf-8")
-    for name in FILES:
+    for name in tables:
         if not _between(name).search(text):
             raise UserError(f"{path} has no place for the table: it needs <!-- weld-{name} --> and <!-- /weld-{name} -->, each on a line of its own")
     return text
 
 
-def into_document(path: Path, out: Path) -> None:
+def into_document(path: Path, out: Path, tables: Sequence[str] = OF_RESULTS) -> None:
     """Put the tables between the markers `<!-- weld-main -->` and `<!-- /weld-main -->` of a document, and so on. Raises as `check_document` does."""
-    text = check_document(path)
-    for name in FILES:
+    text = check_document(path, tables)
+    for name in tables:
         table = (out / f"{name}.md").read_text(encoding="utf-8").rstrip("\n")
         text = _between(name).sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
     io.write_text(path, text)
@@ -221,5 +237,5 @@ def _short(value: float, signed: bool = False) -> str:
 
 
 def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rule = ["---" if name in ("", "row", "question", "setting", "what is left") else "---:" for name in head]
+    rule = ["---" if name in LEFT else "---:" for name in head]
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body]) + "\n"

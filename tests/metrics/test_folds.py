@@ -5,7 +5,7 @@ import pytest
 
 from stages.metrics.bootstrap import bootstrap_draws
 from stages.metrics.counts import auroc_of_counts
-from stages.metrics.folds import FoldScores, fold_draws, paired_folds, paired_macro_f1
+from stages.metrics.folds import FoldScores, fold_draws, paired_classes, paired_folds
 from stages.metrics.ranking import auroc
 
 
@@ -72,11 +72,11 @@ def test_two_rows_are_compared_by_the_classes_that_they_tell_over_all_folds_toge
     made, random = folds(), np.random.default_rng(3)
     truth = np.concatenate([one.label for one in made]) * random.integers(1, 3, 72)
     right, guessed = np.tile(truth, (2, 1)), random.integers(0, 3, (2, 72))
-    found = paired_macro_f1(made, truth, right, guessed, 3, 200)
+    found = paired_classes(made, truth, right, guessed, 3, draws=200)
     assert found.value == pytest.approx(1 - np.mean([f1_score(truth, one, average="macro") for one in guessed]), abs=1e-12)
     low, high = np.quantile(found.samples, [0.025, 0.975])
     assert 0 < low < found.value < high < 1
-    assert not paired_macro_f1(made, truth, guessed, guessed, 3, 200).samples.any()
+    assert not paired_classes(made, truth, guessed, guessed, 3, draws=200).samples.any()
 
 
 def test_whole_sessions_are_drawn_where_classes_are_compared():
@@ -84,5 +84,5 @@ def test_whole_sessions_are_drawn_where_classes_are_compared():
     made = folds(seeds=1)
     truth, session = np.concatenate([one.label for one in made]), np.concatenate([one.session for one in made])
     wrong = np.where(session == "0-0-1", 0, truth)[None]
-    found = paired_macro_f1(made, truth, truth[None], wrong, 2, 400)
+    found = paired_classes(made, truth, truth[None], wrong, 2, draws=400)
     assert found.value > 0 and (found.samples == 0).mean() == pytest.approx(0.36, abs=0.1) and found.samples.max() > 1.5 * found.value

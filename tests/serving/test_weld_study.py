@@ -106,7 +106,7 @@ def test_a_finished_study_computes_nothing_and_writes_the_same_bytes(here, monke
     before = {path.name: path.read_bytes() for path in weld_study.OUT.glob("*.*")}
     monkeypatch.setattr(weld_study, "compute", lambda **_: pytest.fail("a finished cell was computed again"))
     assert weld_study.run(params.load(), FAST)[0] == 0
-    assert {path.name: path.read_bytes() for path in weld_study.OUT.glob("*.*")} == before and len(before) == 8
+    assert {path.name: path.read_bytes() for path in weld_study.OUT.glob("*.*")} == before and len(before) == 12
 
 
 def test_a_cell_that_is_gone_is_computed_again_and_is_the_same(here):
