@@ -79,6 +79,9 @@ def test_what_cannot_be_is_one_line_and_exit_code_1(assay, here):
         (("study", "--protocol", "P7"), "no protocol 'P7'"),
         (("study", "--protocol", ","), "no protocol is asked for; known: P1"),
         (("study", "--document", "nowhere.md"), "nowhere.md is not here. Give a document that has <!-- weld-main -->"),
+        (("study", "--ablations", "hard negatives"), "there is no ablation 'hard negatives'; did you mean 'hard negatives (beta)'"),
+        (("study", "--document", "params.yaml", "--tables", "idaes"), "there is no table 'idaes'; did you mean 'ideas'"),
+        (("study", "--document", "params.yaml", "--tables", "ideas"), "it needs <!-- weld-ideas -->"),
         (("study", "--document", "params.yaml"), "has no place for the table: it needs <!-- weld-main -->"),
     ):
         code, _, err = assay("weld", *arguments)

@@ -196,12 +196,15 @@ def test_the_oracle_of_a_generated_set_bounds_the_tables(here, monkeypatch):
 
 def test_tables_go_between_their_markers_and_nowhere_else(here, tmp_path):
     page = tmp_path / "results.md"
-    page.write_text("before\n" + "".join(f"<!-- weld-{name} -->\nold\n<!-- /weld-{name} -->\nwords\n" for name in weld_tables.FILES))
+    page.write_text("before\n" + "".join(f"<!-- weld-{name} -->\nold\n<!-- /weld-{name} -->\nwords\n" for name in weld_tables.OF_RESULTS))
     weld_tables.into_document(page, weld_study.OUT)
     text = page.read_text()
     assert text.startswith("before\n<!-- weld-main -->\n**Supervised (S)**") and text.endswith("words\n") and "old" not in text
     weld_tables.into_document(page, weld_study.OUT)
     assert page.read_text() == text
+    page.write_text(text.replace("**Supervised (S)**", "old"))
+    weld_tables.into_document(page, weld_study.OUT, ("missing",))
+    assert "<!-- weld-main -->\nold\n" in page.read_text()  # a table that is not asked for stays
     page.write_text("no markers")
     with pytest.raises(UserError, match="it needs <!-- weld-main -->"):
         weld_tables.into_document(page, weld_study.OUT)
