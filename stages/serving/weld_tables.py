@@ -227,7 +227,7 @@ def _cell(line: Line, key: str) -> str:
     if key == "ms":
         return f"{value:.2f}"
     low, high = line.get(f"{key}_low"), line.get(f"{key}_high")
-    signed = "difference" in key or "over_setpoint" in key
+    signed = "difference" in key or "over_setpoint" in key or line.get("measure") == weld_ideas.LOST
     return _short(value, signed) + (f" [{_short(low, signed)}, {_short(high, signed)}]" if low is not None and high is not None else "")
 
 

@@ -54,6 +54,7 @@ def test_what_clocks_cost_is_told_as_the_difference_to_exact_clocks():
     [line] = weld_ideas.lines(results({(f"{CLOCKS}: {name}", "P2"): row(scores) for name, scores in names.items()}))
     assert line["idea"] == "2 one clock" and line["measure"] == "AUROC less that with exact clocks"
     assert (line["without"], line["with"], line["difference"]) == (-1.0, -0.5, 0.5)
+    assert "| -1.000 [" in weld_tables.ideas_text([line]) and "| +.500 [" in weld_tables.ideas_text([line])
 
 
 def test_a_second_task_is_measured_on_unseen_defects_and_what_is_not_there_has_no_line():
