@@ -36,9 +36,7 @@ class Side(NamedTuple):
     records: Records
     group: list[str]  # (B,) what is not independent: a session, a shift
     facts: list[Facts]  # (B,) {} where nothing is known
-    levels: dict[
-        str, np.ndarray
-    ]  # by sensor (B,), NaN where unknown: its median while the arc burns, where tokens are taken relative to it
+    levels: dict[str, np.ndarray]  # by sensor (B,), NaN where unknown: its median while the arc burns, where tokens are taken relative to it
     left_out: int  # files that could not be read
     notes: Sequence[str] = ()  # what the layout of new records had to say
 
@@ -126,9 +124,7 @@ def _of_media(params: Params, dataset: str, source: Path, about: Mapping[str, Ma
 
     with tempfile.TemporaryDirectory() as folder:
         reading = record_adapters.read(adapter_of(source), source, Path(folder), {}, at=("records", "datasets", dataset))
-        rows = [
-            row._replace(paths=_there(row, reading.root)) for row in reading.rows
-        ]  # a medium that was lost is what shall be told, and no error
+        rows = [row._replace(paths=_there(row, reading.root)) for row in reading.rows]  # a medium that was lost is what shall be told, and no error
         wanted = [name for name in reading.modalities if name in about and any(name in row.paths for row in rows)]
         if not wanted:
             shown = [name for name in reading.modalities if any(name in row.paths for row in rows)]
