@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from stages.datasets.intel_welding import CLASSES, GOOD, read_layout
 from stages.datasets.record_adapters import RecordRow
 from stages.datasets.samples import DataError
+from stages.datasets.weld_files import CURRENT, NOMINAL, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,6 @@ ARRAYS = {"video": "video", "image": "post_images", "audio": "audio", "series": 
 ALSO = "post_weld_images"
 COLUMN_S, FRAME_S = 0.01, 0.032  # of the spectrogram
 FLOOR = 1e-6  # added to a power before the logarithm
-ARC_ABOVE = 5.0  # ampere, from which on the arc burns
 Fill = Literal["zeros", "repeat"]
 
 
@@ -145,8 +145,8 @@ class MediaReader:
     """Opens the files of a weld: grey frames from the arc on, photographs, sound, sensors, all on the clock of the arc.
 
     nominal: by sensor its centre and spread; crop: shares off the left, the top, the right and the bottom of a photograph, such as the strip with a
-    paper label; onset: whether to begin with the arc, or with each file; relative, limit: as of the encoder kind `sensor_steps`, the weld's own level as
-    the centre, and at most so many spreads. Raises DataError for a file that is there and cannot be read.
+    paper label; onset: whether to begin with the arc, or with each file; current, arc_above, relative, limit: as of the encoder kind `sensor_steps`: when
+    the arc burns, the weld's own level as the centre, and at most so many spreads. Raises DataError for a file that is there and cannot be read.
     """
 
     def __init__(
@@ -157,12 +157,13 @@ class MediaReader:
         nominal: Mapping[str, tuple[float, float]] | None = None,
         crop: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
         onset: bool = True,
+        current: str = CURRENT,
+        arc_above: float = 5.0,
         relative: bool = False,
         limit: float = np.inf,
     ) -> None:
-        from stages.datasets.weld_files import NOMINAL, plain
-
         self.folder, self.shape, self.crop, self.onset, self.relative, self.limit = folder, shape, crop, onset, relative, limit
+        self.current, self.arc_above = plain(current), arc_above
         self.nominal = {plain(name): figure for name, figure in (nominal or NOMINAL).items()}
         if len(self.nominal) != shape.sensors:
             raise DataError(f"`nominal` has {len(self.nominal)} sensors and the shape {shape.sensors}. Set `sensors` of the shape")
@@ -202,16 +203,16 @@ class MediaReader:
 
     def _sensors(self, path: Path) -> Medium:
         from stages.datasets.arc_clock import resampled
-        from stages.datasets.weld_files import CURRENT, arc_on, chosen_sensors, read_log
+        from stages.datasets.weld_files import arc_on, chosen_sensors, read_log
 
         log = read_log(path)
-        start = (arc_on(log) or 0.0) if self.onset else 0.0
+        start = (arc_on(log, self.current, self.arc_above) or 0.0) if self.onset else 0.0
         moments, values = resampled(log, start, self.shape.steps, self.shape.rate_hz, gap_s=2.0)
         at = np.rint((moments - start) * self.shape.rate_hz).astype(int).tolist()  # steps within a gap of the clock stay padding
         if self.relative:
             from stages.encoders.media.sensor_steps import own_level
 
-            values = values - own_level(log, CURRENT, ARC_ABOVE) + [self.nominal.get(name, (0.0, 1.0))[0] for name in log.variables]
+            values = values - own_level(log, self.current, self.arc_above) + [self.nominal.get(name, (0.0, 1.0))[0] for name in log.variables]
         scaled = chosen_sensors(path, log.variables, values, self.nominal).clip(-self.limit, self.limit)
         return Medium(scaled, ((moments - start) / self.shape.clock_s).clip(0, 1), at)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from stages import fusion, io
 from stages.datasets.records import NORMAL
+from stages.datasets.weld_files import CURRENT
 from stages.datasets.welding_dataset import MediaReader, Shape
 from stages.errors import UserError
 from stages.fusion.deep.cross_attention import CrossAttention
@@ -66,6 +67,8 @@ class Reading(BaseModel):
     nominal: dict[str, tuple[float, float]]
     crop: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     onset: bool = True
+    current: str = CURRENT
+    arc_above: float = 5.0
     relative: bool = False
     limit: float = 1e9
 

@@ -91,7 +91,8 @@ def shape_of(said: dict[str, dict[str, Any]], twins: dict[str, bool], film: int 
 
 def reading_of(said: dict[str, dict[str, Any]]) -> Reading:
     sensors = said["series"]
-    given: dict[str, Any] = {name: sensors[name] for name in ("relative", "onset") if name in sensors} | {"limit": sensors.get("limit", 8.0)}
+    given: dict[str, Any] = {name: sensors[name] for name in ("relative", "onset", "current", "arc_above") if name in sensors}
+    given["limit"] = sensors.get("limit", 8.0)
     given |= {"crop": said["image"]["crop"]} if said["image"].get("crop") else {}
     return Reading(nominal={plain(name): tuple(one) for name, one in (sensors.get("nominal") or NOMINAL).items()}, **given)
 

@@ -159,15 +159,16 @@ def test_a_reader_whose_sensors_do_not_fit_the_shape_is_refused(tree):
         MediaReader(tree, SHAPE, nominal={"feed": (0, 1)})
 
 
-def test_sensors_less_their_own_level_are_the_tokens_of_the_pipeline(tree):
-    """`relative` and `limit` as the encoder kind sensor_steps has them, which is the oracle here."""
+@pytest.mark.parametrize("arc", [{}, {"arc_above": 1e9}, {"current": "Feed", "arc_above": 60.0}])
+def test_sensors_less_their_own_level_are_the_tokens_of_the_pipeline(tree, arc):
+    """`current`, `arc_above`, `relative` and `limit` as the encoder kind sensor_steps has them, which is the oracle here."""
     pytest.importorskip("torch")
     from stages.encoders.media.sensor_steps import build
 
     nominal = {"primary_weld_current": (180.0, 0.5), "feed": (70.0, 2.0)}
     shape = SHAPE._replace(sensors=2, rate_hz=8.0, steps=20)
-    dataset = WeldingDataset.from_folder(tree, shape, nominal=nominal, relative=True, limit=3.0)
-    encoder = build(None, nominal=nominal, steps=20, rate_hz=8.0, clock_s=2.0, relative=True, limit=3.0)
+    dataset = WeldingDataset.from_folder(tree, shape, nominal=nominal, relative=True, limit=3.0, **arc)
+    encoder = build(None, nominal=nominal, steps=20, rate_hz=8.0, clock_s=2.0, relative=True, limit=3.0, **arc)
     for number, row in enumerate(dataset.rows):
         sample, tokens = dataset[number], encoder.read(tree / row.paths["series"])
         np.testing.assert_allclose(sample["sensors"][sample["masks"]["sensors"]], tokens.values.numpy(), atol=1e-6)
