@@ -58,22 +58,6 @@ def psi(reference: ArrayLike, new: ArrayLike, bins: int = BINS) -> float:
     return float(_psi(_Sorted(both), is_new[None], bins)[0])
 
 
-def kolmogorov_smirnov(reference: ArrayLike, new: ArrayLike) -> float:
-    """The statistic of `scipy.stats.ks_2samp`."""
-    both, is_new = _both(reference, new)
-    return float(_ks(_Sorted(both), is_new[None])[0])
-
-
-def holm(p: ArrayLike) -> Floats:
-    """p values adjusted for all of them, Holm 1979: the i-th smallest of k times (k - i + 1), never falling."""
-    given = np.asarray(p, dtype=np.float64)
-    order = given.argsort()
-    found = np.maximum.accumulate(given[order] * (len(given) - np.arange(len(given)))).clip(max=1)
-    adjusted = np.empty_like(given)
-    adjusted[order] = found
-    return adjusted
-
-
 def permuted_sides(is_new: Flags, group: ArrayLike, permutations: int, seed: int = 0) -> Flags:
     """(R, N): which records are new when whole groups change sides. As many groups are new as before; a name on both sides is two groups."""
     names = np.array([f"{int(side)} {name}" for side, name in zip(is_new, np.asarray(group))])

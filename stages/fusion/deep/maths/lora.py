@@ -115,8 +115,3 @@ def load_adapters(network: nn.Module, state: dict[str, Tensor]) -> None:
         raise NoSuchLayer("the adapters of this network are merged; unmerge them before others are loaded")
     for key, value in state.items():
         own[key].copy_(value)
-
-
-def adapter_bytes(network: nn.Module) -> int:
-    """What the corrections take on disk, without the head of the file."""
-    return sum(value.numel() * value.element_size() for value in adapter_state(network).values())
