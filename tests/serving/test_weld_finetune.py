@@ -216,7 +216,8 @@ def test_another_rank_trains_adapters_again_and_nothing_else(here, tmp_path, mon
 
 def test_media_are_read_as_the_encoder_entries_of_the_data_set_say(here):
     said = read_config(here / "outputs/finetune/weld/lora")
-    assert said.reading.crop == (0, 0.2, 0, 0) and said.reading.relative and (said.reading.limit, said.reading.arc_above) == (8, 4) and said.classes == ["normal", "undercut"]
+    assert said.reading.crop == (0, 0.2, 0, 0) and said.reading.relative and (said.reading.limit, said.reading.arc_above) == (8, 4)
+    assert said.classes == ["normal", "undercut"]
     assert said.shape._asdict() == {"frames": 4, "frame_size": 16, "views": 5, "image_size": 32, "rate": 16000, "bands": 64, "steps": 16, "sensors": 6,
                                       "rate_hz": 8.0, "clock_s": 2.0}  # fmt: skip
 
