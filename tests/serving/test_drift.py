@@ -15,7 +15,7 @@ from stages.metrics.drift import MOVED, compare
 from stages.serving.drift_sides import Side
 from stages.serving.drift_statistics import _Axes, _held_out, statistics
 from tests.fusion.synthetic import samples
-from tests.serving.facts_project import SENSORS, WIDTHS, judged, moved
+from tests.serving.facts_project import SENSORS, WIDTHS, facts_of, judged, moved
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,15 @@ def test_settings_that_training_never_had_are_counted_and_fail_the_gate(assay, h
     ]
     code, out, _ = assay("drift", "--new", folder, "--fail-on-drift")
     assert code == 1 and "outside what was seen: current_a is 230 in 60 of 60 records; in training it was 180 to 190" in out
+
+
+def test_one_setting_that_was_never_seen_fails_the_gate_though_nothing_moved(assay, here, tmp_path):
+    folder = new_files(tmp_path / "one")
+    for number, path in enumerate(sorted((tmp_path / "one").glob("*.pt"))):
+        facts = facts_of(number) | ({"current_a": 230.0} if number == 0 else {})
+        torch.save(torch.load(path, weights_only=True) | {"facts": facts}, path)
+    assert said(assay, "--new", folder)["verdict"] != MOVED
+    assert assay("drift", "--new", folder)[0] == 0 and assay("drift", "--new", folder, "--fail-on-drift")[0] == 1
 
 
 def test_a_model_brings_its_scores_beside_validation_and_its_own_range(assay, here):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from stages import io, params, prepare_records
 from stages.datasets.intel_welding import PHOTOS
+from stages.datasets.records import UNKNOWN
 from stages.fusion import finetuned, finetuning
 from stages.fusion.finetuned import ADAPTS, read_config
 from stages.fusion.raw_media import extracted
@@ -18,6 +19,7 @@ from stages.metrics.bootstrap import bootstrap_interval
 from stages.metrics.ranking import IMAGE_METRICS, auroc
 from stages.metrics.thresholds import conformal
 from stages.serving import weld_finetune, weld_looked_at
+from stages.serving.weld_raw import split_of
 from tests.datasets.weld_trees import write_tree
 from tests.encoders.media import networks
 from tests.fusion.raw_welds import config, welds
@@ -265,6 +267,17 @@ def test_a_view_that_is_not_there_speaks_for_nothing_and_what_is_frozen_stays_fr
         assert heat.shape[0] == places and (heat >= 0).all() and heat[0].max() > 0 and not any(one.requires_grad for one in model.encoders.parameters())
         if name == "image":
             assert features["mask.post_images"].tolist() == [[True, False, True]] and heat[1].max() == 0 < heat[2].max()
+
+
+def test_a_weld_whose_class_nobody_knows_is_not_learnt_from(here, tmp_path):
+    shutil.copytree(here / "data", tmp_path / "data")
+    (tmp_path / "welds").symlink_to(here / "welds")
+    place = tmp_path / "data/weld/manifest.json"
+    manifest = io.read_json(place)
+    (first, *rest) = [row for row in manifest["samples"] if row["split"] == "train"]
+    first["label"] = UNKNOWN
+    io.write_json(place, manifest)
+    assert [row.record_id for row in split_of("weld", "train", tmp_path).rows] == [row["record_id"] for row in rest]
 
 
 def test_a_weld_without_any_medium_is_listed_without_a_score(assay, here, tmp_path):
